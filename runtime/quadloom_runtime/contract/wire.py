@@ -1,0 +1,224 @@
+"""The messages between device and server. JSON on the wire; tensors travel as safetensors, never as JSON numbers.
+
+| request | body | answer |
+|---|---|---|
+| POST /v1/devices | EnrolRequest | EnrolResponse |
+| POST /v1/devices/{device_id}/check-in | CheckInRequest | CheckInResponse |
+| GET /v1/blobs/{sha256} | (Range, If-None-Match) | bytes |
+| PUT /v1/assignments/{assignment_id}/update | safetensors, see `UpdateReport` | ReportResponse |
+| POST /v1/assignments/{assignment_id}/failure | FailureReport | ReportResponse |
+| GET /v1/task | | TaskStatus |
+
+Every refusal is an `ErrorResponse` with an HTTP status of 400 or above.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from quadloom_runtime.contract.manifest import BlobReference, Format, MemberKey, Sha256, Value
+
+WIRE_SCHEMA_VERSION = 1
+
+
+class Message(Value):
+    """Base of everything that crosses the wire."""
+
+    schema_version: Literal[1] = WIRE_SCHEMA_VERSION
+
+
+class Capabilities(Value):
+    """What a device can do and how much it may use.
+
+    Attributes:
+        formats: formats of members that its engines run.
+        memory_limit_bytes: what one training step may allocate beyond the loaded, idle runtime.
+        threads: threads that the engine uses.
+        examples: number of local training examples.
+        profile: name of the device profile, for people.
+    """
+
+    formats: tuple[Format, ...] = Field(min_length=1)
+    memory_limit_bytes: int = Field(gt=0)
+    threads: int = Field(ge=1, le=1024)
+    examples: int = Field(ge=1, le=1_000_000_000)
+    profile: str = Field(default="", max_length=100)
+
+
+class EnrolRequest(Message):
+    """A device introduces itself; enrolling again under the same name updates its capabilities."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    capabilities: Capabilities
+
+
+class EnrolResponse(Message):
+    """The id that the server gave the device, and the manifest to fetch."""
+
+    device_id: str
+    manifest_sha256: Sha256
+
+
+class TrainingSettings(Value):
+    """How a device trains in one round.
+
+    Attributes:
+        optimizer: update rule; its state starts afresh each round.
+        learning_rate, head_learning_rate: for LoRA tensors and for the head.
+        weight_decay: decoupled weight decay (0 switches it off).
+        epochs: passes over the local data, unless `max_steps` ends it earlier.
+        max_steps: optimizer steps per round, None for no bound.
+        accumulation: batches per optimizer step.
+        clip_norm: bound on the global gradient norm, None for no clipping.
+        schedule: course of the learning rate within the round.
+        seed: of the data order.
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    head_learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    epochs: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "linear"] = "constant"
+    seed: int = 0
+
+
+class Assignment(Message):
+    """One device's work for one round.
+
+    Attributes:
+        adapter: the global trainable tensors to start from (safetensors, all rows of the parameter table).
+        blobs: every other file that the device needs: graph, weights, tokenizer, manifest members.
+        deadline_s: seconds from now until the round may close without this device.
+        reason: why the planner chose this member, in words.
+    """
+
+    assignment_id: str
+    task_id: str
+    round_index: int = Field(ge=1)
+    member: MemberKey
+    manifest_sha256: Sha256
+    adapter: BlobReference
+    blobs: tuple[BlobReference, ...]
+    settings: TrainingSettings
+    deadline_s: float
+    reason: str
+
+
+class CheckInRequest(Message):
+    """A device asks for work. Nothing travels but the fact that it is there."""
+
+
+class CheckInResponse(Message):
+    """Work, or when to come back. `task_state` ``finished`` means: no more work will come.
+
+    An assignment that was handed out and is still open is handed out again, so a restarted device can resume it.
+    """
+
+    task_state: Literal["running", "finished"]
+    assignment: Assignment | None
+    retry_after_s: float
+    reason: str
+
+
+class UpdateReport(Message):
+    """Travels as JSON in the ``report`` entry of the update's safetensors metadata.
+
+    The tensors are new value minus old value, float32, exactly the rows that the assigned member trains.
+
+    Attributes:
+        examples: training examples that the update rests on (padding not counted); its weight in the average.
+        steps: optimizer steps made.
+        loss_first, loss_last: mean loss of the first and last tenth of the batches.
+        train_s: seconds of training, throttling included.
+        baseline_bytes: anonymous resident memory of the loaded, idle runtime.
+        peak_step_bytes: peak anonymous memory of a step beyond `baseline_bytes`.
+        downloaded_bytes: bytes fetched for this assignment (cache hits cost nothing).
+    """
+
+    examples: int = Field(ge=1, le=1_000_000_000)
+    steps: int = Field(ge=1)
+    loss_first: float
+    loss_last: float
+    train_s: float = Field(ge=0)
+    baseline_bytes: int = Field(ge=0)
+    peak_step_bytes: int = Field(ge=0)
+    downloaded_bytes: int = Field(ge=0)
+
+
+class FailureReport(Message):
+    """A device could not do its assignment. After ``out-of-memory`` the server assigns a smaller member."""
+
+    kind: Literal["out-of-memory", "other"]
+    message: str = Field(max_length=4000)
+
+
+class ReportResponse(Message):
+    """What became of an update or a failure report.
+
+    ``duplicate``: the same assignment was already reported; nothing was counted twice. ``late``: the round had closed.
+    """
+
+    status: Literal["accepted", "duplicate", "late", "rejected"]
+    reason: str
+    retry_after_s: float
+
+
+class ErrorResponse(Message):
+    """Body of every refusal: a stable code, what was wrong with which value, and what to do about it."""
+
+    code: str
+    cause: str
+    remedy: str
+
+
+class Evaluation(Value):
+    """Result of the global model on the server's held-out data."""
+
+    accuracy: float
+    loss: float
+    examples: int
+
+
+class RoundStatus(Value):
+    """One round as people see it."""
+
+    index: int
+    state: Literal["open", "closed"]
+    assigned: int
+    accepted: int
+    failed: int
+    duration_s: float
+    evaluation: Evaluation | None
+    adapter: BlobReference | None
+
+
+class DeviceStatus(Value):
+    """One enrolled device with its latest assignment."""
+
+    device_id: str
+    name: str
+    profile: str
+    memory_limit_bytes: int
+    member: MemberKey | None
+    state: str
+    round_index: int | None
+    rounds_accepted: int
+    peak_step_bytes: int | None
+    train_s: float
+    bytes_down: int
+    bytes_up: int
+
+
+class TaskStatus(Message):
+    """The state of the whole task, read-only."""
+
+    task_id: str
+    state: Literal["running", "finished"]
+    reason: str
+    rounds: tuple[RoundStatus, ...]
+    devices: tuple[DeviceStatus, ...]
+    initial_evaluation: Evaluation | None

@@ -1,0 +1,71 @@
+"""What every engine does: one training step, one evaluation, numpy in and numpy out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+IGNORED_LABEL = -100
+"""Label of a padding row: it adds nothing to loss, counts or gradients."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of the family's static shape.
+
+    Attributes:
+        input_ids, attention_mask: int64, ``(batch_size, sequence_length)``.
+        token_type_ids: same shape; used only by graphs that have that input.
+        labels: int64, ``(batch_size,)``; `IGNORED_LABEL` marks padding rows.
+    """
+
+    input_ids: IntArray
+    attention_mask: IntArray
+    token_type_ids: IntArray
+    labels: IntArray
+
+    @property
+    def examples(self) -> int:
+        """Rows that count."""
+        return int((self.labels != IGNORED_LABEL).sum())
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss averaged over the counted rows, right predictions among them, and the gradient per trained tensor."""
+
+    loss: float
+    correct: int
+    examples: int
+    gradients: dict[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Loss averaged over the counted rows, right predictions among them, logits ``(batch_size, num_labels)``."""
+
+    loss: float
+    correct: int
+    examples: int
+    logits: FloatArray
+
+
+class Engine(Protocol):
+    """Runs one graph. `parameters` holds every row of the parameter table, trained or not, float32."""
+
+    def step(self, parameters: Mapping[str, FloatArray], batch: Batch) -> StepResult:
+        """Forward and backward of one training graph.
+
+        Raises:
+            StepOutOfMemoryError: the step did not fit the memory limit; the engine stays usable.
+        """
+        ...
+
+    def evaluate(self, parameters: Mapping[str, FloatArray], batch: Batch) -> EvaluationResult:
+        """Forward of the evaluation graph."""
+        ...

@@ -1,0 +1,109 @@
+"""A family on disk: `family.json` and the files that it names."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from quadloom_runtime.contract.manifest import MANIFEST_SCHEMA_VERSION, BlobReference, FamilyManifest
+from quadloom_runtime.errors import QuadloomError
+
+MANIFEST_NAME = "family.json"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def blob_reference(folder: Path, path: str, *, media_type: str) -> BlobReference:
+    """Describe the file ``folder/path`` as it lies on disk."""
+    full = folder / path
+    return BlobReference(
+        path=path, sha256=file_sha256(full), size_bytes=full.stat().st_size, media_type=media_type
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either the old or the new content, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def manifest_bytes(manifest: FamilyManifest) -> bytes:
+    """The manifest as it is stored, hashed and sent."""
+    return (manifest.model_dump_json(indent=1) + "\n").encode()
+
+
+def save_manifest(folder: Path, manifest: FamilyManifest) -> None:
+    """Write ``family.json`` atomically."""
+    write_atomically(folder / MANIFEST_NAME, manifest_bytes(manifest))
+
+
+def parse_manifest(content: bytes, *, source: str) -> FamilyManifest:
+    """Read a manifest from bytes; `source` names it in errors.
+
+    Raises:
+        QuadloomError: not a manifest of this schema version.
+    """
+    try:
+        version = json.loads(content).get("schema_version")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise QuadloomError(
+            f"{source} is not a family manifest: {error}", remedy="export the family again with `quadloom export`"
+        ) from None
+    if version != MANIFEST_SCHEMA_VERSION:
+        raise QuadloomError(
+            f"{source} has manifest schema version {version!r}, this program reads {MANIFEST_SCHEMA_VERSION}",
+            remedy="export the family again, or use the Quadloom release that wrote it",
+        )
+    try:
+        return FamilyManifest.model_validate_json(content)
+    except ValidationError as error:
+        raise QuadloomError(
+            f"{source} is not a valid family manifest: {error}", remedy="export the family again with `quadloom export`"
+        ) from None
+
+
+def load_manifest(folder: Path) -> FamilyManifest:
+    """Read ``folder/family.json``.
+
+    Raises:
+        QuadloomError: missing or invalid.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise QuadloomError(
+            f"no family at {folder}: {path} cannot be read ({error.strerror})",
+            remedy="name a folder that `quadloom export --out` wrote",
+        ) from None
+    return parse_manifest(content, source=str(path))
+
+
+def altered_files(folder: Path, manifest: FamilyManifest) -> list[str]:
+    """Check every file against its hash; returns one sentence per missing or altered file."""
+    found = []
+    for blob in manifest.blobs():
+        path = folder / blob.path
+        if not path.is_file():
+            found.append(f"{blob.path}: missing")
+        elif path.stat().st_size != blob.size_bytes:
+            found.append(f"{blob.path}: {path.stat().st_size} bytes, manifest says {blob.size_bytes}")
+        elif file_sha256(path) != blob.sha256:
+            found.append(f"{blob.path}: content altered, SHA-256 differs from the manifest")
+    return found
