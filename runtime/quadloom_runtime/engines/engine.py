@@ -1,4 +1,4 @@
-"""What every engine does: one training step, one evaluation, numpy in and numpy out."""
+"""What every engine does: a training step or an evaluation, numpy in and numpy out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,17 +55,21 @@ class EvaluationResult:
     logits: FloatArray
 
 
-class Engine(Protocol):
-    """Runs one graph. `parameters` holds every row of the parameter table, trained or not, float32."""
+class TrainingEngine(Protocol):
+    """Runs one training graph. `parameters` holds every row of the parameter table, trained or not, float32."""
 
     def step(self, parameters: Mapping[str, FloatArray], batch: Batch) -> StepResult:
-        """Forward and backward of one training graph.
+        """Forward and backward.
 
         Raises:
             StepOutOfMemoryError: the step did not fit the memory limit; the engine stays usable.
         """
         ...
 
+
+class EvaluationEngine(Protocol):
+    """Runs the evaluation graph. `parameters` holds every row of the parameter table, float32."""
+
     def evaluate(self, parameters: Mapping[str, FloatArray], batch: Batch) -> EvaluationResult:
-        """Forward of the evaluation graph."""
+        """Forward only."""
         ...
