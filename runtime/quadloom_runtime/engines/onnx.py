@@ -1,1 +1,154 @@
 """ONNX Runtime engine: training and evaluation graphs in plain onnxruntime, default execution order."""
+
+import ctypes
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, TensorSpec
+from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
+from quadloom_runtime.errors import MissingExtraError, QuadloomError, StepOutOfMemoryError
+
+GRADIENT_PREFIX = "gradient."
+M_MMAP_THRESHOLD = -3
+MMAP_THRESHOLD_BYTES = 65536
+
+
+class OnnxTrainingEngine:
+    """One member's training graph."""
+
+    def __init__(self, graph: Path, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int = 1, label: str) -> None:
+        self._session = open_session(graph, threads=threads)
+        self._inputs = [spec.name for spec in inputs]
+        self._outputs = [spec.name for spec in outputs]
+        self._label = label
+
+    @classmethod
+    def open(cls, folder: Path, manifest: FamilyManifest, key: MemberKey, *, threads: int = 1) -> "OnnxTrainingEngine":
+        """Load one member of a family folder.
+
+        Raises:
+            QuadloomError: the family has no such member, or its files cannot be loaded.
+        """
+        member = next((each for each in manifest.members if each.key == key), None)
+        if member is None:
+            have = ", ".join(each.key.label for each in manifest.members)
+            raise QuadloomError(f"the family has no member {key.label} ({key.format})", remedy=f"choose from: {have}")
+        return cls(folder / member.graph.path, inputs=member.inputs, outputs=member.outputs, threads=threads, label=key.label)
+
+    def step(self, parameters: Mapping[str, FloatArray], batch: Batch) -> StepResult:
+        """Forward and backward.
+
+        Raises:
+            StepOutOfMemoryError: the step did not fit the memory limit; the engine stays usable.
+        """
+        found = run(self._session, self._inputs, self._outputs, parameters, batch, label=self._label)
+        gradients = {
+            name.removeprefix(GRADIENT_PREFIX): value for name, value in found.items() if name.startswith(GRADIENT_PREFIX)
+        }
+        return StepResult(
+            loss=float(found["loss"]),
+            correct=int(found["correct_count"]),
+            examples=int(found["example_count"]),
+            gradients=gradients,
+        )
+
+
+class OnnxEvaluationEngine:
+    """The family's evaluation graph."""
+
+    def __init__(self, graph: Path, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int = 1) -> None:
+        self._session = open_session(graph, threads=threads)
+        self._inputs = [spec.name for spec in inputs]
+        self._outputs = [spec.name for spec in outputs]
+
+    @classmethod
+    def open(cls, folder: Path, manifest: FamilyManifest, *, threads: int = 1) -> "OnnxEvaluationEngine":
+        """Load the evaluation graph of a family folder."""
+        spec = next(each for each in manifest.evaluation if each.format == "onnx")
+        return cls(folder / spec.graph.path, inputs=spec.inputs, outputs=spec.outputs, threads=threads)
+
+    def evaluate(self, parameters: Mapping[str, FloatArray], batch: Batch) -> EvaluationResult:
+        """Forward only."""
+        found = run(self._session, self._inputs, self._outputs, parameters, batch, label="evaluation")
+        return EvaluationResult(
+            loss=float(found["loss"]),
+            correct=int(found["correct_count"]),
+            examples=int(found["example_count"]),
+            logits=found["logits"],
+        )
+
+
+def open_session(graph: Path, *, threads: int) -> Any:
+    """Create a session that runs the graph as the exporter planned it.
+
+    Every option here keeps either the order of execution or the memory at what the plan says; the reasons stand beside.
+
+    Raises:
+        QuadloomError: the files cannot be loaded.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MissingExtraError(package="onnxruntime", extra="onnx") from None
+    _return_freed_memory()
+    options = onnxruntime.SessionOptions()
+    # Optimizers reorder and fuse; the exporter has already done what it wants done.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # A packed copy of the weights would live in anonymous memory; unpacked, they stay mapped from the file.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    # The arena keeps what it once had; plain allocation returns each buffer at its last use.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise QuadloomError(
+            f"ONNX Runtime cannot load {graph}: {error}",
+            remedy="check the family with `quadloom inspect DIR --verify`; it needs onnxruntime >= 1.19",
+        ) from error
+
+
+def run(
+    session: Any,
+    inputs: list[str],
+    outputs: list[str],
+    parameters: Mapping[str, FloatArray],
+    batch: Batch,
+    *,
+    label: str,
+) -> dict[str, Any]:
+    """Run a session on parameters and a batch, both by input name."""
+    feeds = {name: parameters[name] if name in parameters else getattr(batch, name) for name in inputs}
+    try:
+        values = session.run(outputs, feeds)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or re.search(r"bad_alloc|[Ff]ailed to allocate", str(error)):
+            detail = str(error).splitlines()[0] if str(error) else "MemoryError"
+            raise StepOutOfMemoryError(member=label, limit_bytes=None, detail=detail) from None
+        raise
+    return dict(zip(outputs, values, strict=True))
+
+
+def as_batch(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Batch:
+    """A batch from named arrays; token types default to zeros."""
+    token_types = arrays.get("token_type_ids", np.zeros_like(arrays["input_ids"]))
+    return Batch(arrays["input_ids"], arrays["attention_mask"], token_types, arrays["labels"])
+
+
+def _return_freed_memory() -> None:
+    """Fix glibc's threshold above which a buffer is mapped on its own and returned when freed.
+
+    Left alone, the threshold grows with the largest buffer ever freed, and the heap fragments to several times the plan.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+    except (OSError, AttributeError):
+        return  # not glibc: its allocator returns large buffers anyway
