@@ -95,7 +95,9 @@ def find_layers(model: nn.Module) -> tuple[str, ...]:
 def find_head(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules with parameters that lie outside the base model: they train at every depth."""
     base = getattr(model, "base_model_prefix", "")
-    return tuple(name for name, child in model.named_children() if name != base and any(True for _ in child.parameters()))
+    return tuple(
+        name for name, child in model.named_children() if name != base and any(True for _ in child.parameters())
+    )
 
 
 def find_targets(model: nn.Module, layer_names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:

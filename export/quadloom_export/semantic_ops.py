@@ -12,9 +12,7 @@ SMALLEST_SCALE = 1e-30
 
 
 @torch.library.custom_op("quadloom::gemm", mutates_args=())
-def gemm(
-    a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose_b: bool, alpha: float
-) -> Tensor:
+def gemm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose_b: bool, alpha: float) -> Tensor:
     """``alpha * op(a) @ op(b) + bias`` for matrices; `bias` broadcasts to the result."""
     product = (a.t() if transpose_a else a) @ (b.t() if transpose_b else b)
     scaled = product if alpha == 1.0 else product * alpha

@@ -22,7 +22,6 @@ aten = torch.ops.aten
 IGNORED_LABEL = -100
 
 
-
 @dataclass
 class _Marks:
     """Where the recording stood when something happened: number of nodes recorded so far.
@@ -241,7 +240,7 @@ def _layer_norm_backward(
     bias: Tensor | None,
     output_mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """``dx = (g w - mean(g w) - x^ mean(g w x^)) / sigma``: two full-size products fewer than the stock decomposition."""
+    """``dx = (g w - mean(g w) - x^ mean(g w x^)) / sigma``: two full-size products fewer than the stock one."""
     axes = list(range(x.dim() - len(normalized_shape), x.dim()))
     outer = list(range(x.dim() - len(normalized_shape)))
     normalized = (x - mean) * inverse_deviation

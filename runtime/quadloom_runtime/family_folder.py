@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
+import threading
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,23 +23,21 @@ def file_sha256(path: Path) -> str:
 def blob_reference(folder: Path, path: str, *, media_type: str) -> BlobReference:
     """Describe the file ``folder/path`` as it lies on disk."""
     full = folder / path
-    return BlobReference(
-        path=path, sha256=file_sha256(full), size_bytes=full.stat().st_size, media_type=media_type
-    )
+    return BlobReference(path=path, sha256=file_sha256(full), size_bytes=full.stat().st_size, media_type=media_type)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

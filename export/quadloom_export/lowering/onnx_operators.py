@@ -77,7 +77,9 @@ def _reduction(onnx_operator: str) -> Translator:
     def convert(out: OnnxEmitter, node: fx.Node) -> str:
         axes, keepdim = attributes_of(node, {"dim": None, "keepdim": False})
         source = out.value(node.args[0], val(node).dtype)
-        inputs = [source, out.integers([axes] if isinstance(axes, int) else axes)] if axes not in (None, []) else [source]
+        inputs = (
+            [source, out.integers([axes] if isinstance(axes, int) else axes)] if axes not in (None, []) else [source]
+        )
         return out.node(onnx_operator, inputs, keepdims=int(keepdim))
 
     return convert

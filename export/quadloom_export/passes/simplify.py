@@ -46,7 +46,10 @@ def simplify(joint: JointGraph) -> JointGraph:
     result = joint.copy()
     frozen: dict[str, Tensor] = dict(result.frozen)
     _fold_constants(result.graph, frozen)
-    apply_rules(result.graph, [drop_no_op, out_of_place, as_view, merge_views, merge_permutes, drop_broadcast, use_scalar(frozen)])
+    apply_rules(
+        result.graph,
+        [drop_no_op, out_of_place, as_view, merge_views, merge_permutes, drop_broadcast, use_scalar(frozen)],
+    )
     merge_equal_nodes(result.graph)
     remove_dead(result.graph)
     return replace(result, frozen=frozen)

@@ -17,9 +17,7 @@ def trim(joint: JointGraph, *, depth: int) -> JointGraph:
         if row.layer == "head" or row.layer >= joint.layers - depth
     }
     kept = {
-        name: node
-        for name, node in result.results.items()
-        if not name.startswith(GRADIENT_PREFIX) or name in trained
+        name: node for name, node in result.results.items() if not name.startswith(GRADIENT_PREFIX) or name in trained
     }
     result.graph.output_node().args = (tuple(kept.values()),)
     remove_dead(result.graph)

@@ -1,0 +1,81 @@
+"""`quadloom export`: from a model to a family of training graphs."""
+
+import argparse
+import time
+from pathlib import Path
+
+from quadloom_runtime.errors import MissingExtraError, QuadloomError
+
+SUMMARY = "export a model as a family of training graphs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("model", metavar="MODEL", help="hub id or folder of a Hugging Face encoder")
+    parser.add_argument("--task", choices=["sequence-classification"], default="sequence-classification")
+    parser.add_argument("--num-labels", type=int, default=2, metavar="N")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the family to")
+    parser.add_argument("--depths", metavar="LIST", help="LoRA depths such as 0,2,4-6; default: 0 and all layers")
+    parser.add_argument("--quantized", default="all", metavar="LIST", help="quantized-layer counts, or all")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--alpha", type=float, default=16.0)
+    parser.add_argument(
+        "--target-modules", default="query,value", metavar="NAMES", help="e.g. query,value or all-linear"
+    )
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--sequence-length", type=int, default=64)
+    parser.add_argument("--bits", type=int, choices=[8, 4], default=8, help="bits per quantized stash element")
+    parser.add_argument("--group-size", type=int, default=64, help="stash elements that share a scale")
+    parser.add_argument("--formats", choices=["onnx"], default="onnx")
+    parser.add_argument("--seed", type=int, default=0, help="of the fresh head and adapters")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, printing one line per member."""
+    depths = None if arguments.depths is None else parse_numbers(arguments.depths, option="--depths")
+    quantized = None if arguments.quantized == "all" else parse_numbers(arguments.quantized, option="--quantized")
+    try:
+        from quadloom_export.family import FamilySettings, export_family
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(package=str(error.name), extra="export") from None
+    settings = FamilySettings(
+        num_labels=arguments.num_labels,
+        depths=depths,
+        quantized=quantized,
+        rank=arguments.rank,
+        alpha=arguments.alpha,
+        target_modules=tuple(arguments.target_modules.split(",")),
+        batch_size=arguments.batch_size,
+        sequence_length=arguments.sequence_length,
+        bits=arguments.bits,
+        group_size=arguments.group_size,
+        seed=arguments.seed,
+    )
+    started = time.monotonic()
+    manifest = export_family(arguments.model, arguments.out, settings, progress=lambda line: print(line, flush=True))
+    weight_bytes = manifest.format_spec("onnx").weights.size_bytes
+    total_bytes = sum(blob.size_bytes for blob in manifest.blobs())
+    print(
+        f"{len(manifest.members)} members in {arguments.out}: {total_bytes / 1e6:.1f} MB in all, "
+        f"{100 * (total_bytes / weight_bytes - 1):.1f} % more than one copy of the weights; "
+        f"{time.monotonic() - started:.0f} s"
+    )
+    return 0
+
+
+def parse_numbers(text: str, *, option: str) -> tuple[int, ...]:
+    """``"0,2,4-6"`` -> (0, 2, 4, 5, 6).
+
+    Raises:
+        QuadloomError: not a list of numbers and ranges.
+    """
+    numbers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise QuadloomError(
+            f"{option} {text!r} is not a list of numbers", remedy="write numbers and ranges, e.g. 0,2,4-6"
+        ) from None
+    return tuple(sorted(set(numbers)))

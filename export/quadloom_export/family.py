@@ -1,0 +1,311 @@
+"""Export a family: one folder with every (depth, quantized layers), one copy of the weights, one manifest.
+
+The manifest is rewritten after every member and names those still missing, so an interrupted export continues where it
+stopped: members that the folder already holds under the same settings are kept.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quadloom_export.calibration import Calibration, calibrate, gradient_error
+from quadloom_export.graph import JointGraph
+from quadloom_export.liveness import plan_memory
+from quadloom_export.lowering.onnx import (
+    IR_VERSION,
+    OPSET,
+    WEIGHTS_NAME,
+    input_specs,
+    lower_to_onnx,
+    output_specs,
+    save_onnx,
+    weight_tensors,
+)
+from quadloom_export.lowering.weights import WeightEntry, write_weights
+from quadloom_export.model import add_lora, find_layers, load_classifier
+from quadloom_export.operations import multiply_adds
+from quadloom_export.passes.quantize import StashFormat, quantized_elements
+from quadloom_export.passes.stash import stash_bytes
+from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
+from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
+from quadloom_runtime import __version__
+from quadloom_runtime.contract.manifest import (
+    BatchSpec,
+    BlobReference,
+    EvaluationSpec,
+    FamilyManifest,
+    FormatSpec,
+    LoraSpec,
+    MemberKey,
+    MemberSpec,
+    ModelSpec,
+    StashSpec,
+    TaskSpec,
+)
+from quadloom_runtime.engines.onnx import OnnxTrainingEngine
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.family_folder import (
+    MANIFEST_NAME,
+    blob_reference,
+    file_sha256,
+    load_manifest,
+    save_manifest,
+)
+
+ONNX_MEDIA_TYPE = "application/onnx"
+BINARY_MEDIA_TYPE = "application/octet-stream"
+LARGEST_EXACT_ERROR = 1e-4
+"""Gradient error against PyTorch eager beyond which an unquantized member is wrong, not imprecise."""
+
+
+@dataclass(frozen=True)
+class FamilySettings:
+    """What to export.
+
+    Attributes:
+        depths: LoRA depths, None for 0 and all layers.
+        quantized: quantized-layer counts, used where they do not exceed the depth; None for all.
+        target_modules: last name components of linear modules, or ``("all-linear",)``.
+        group_size: stash elements that share a scale.
+    """
+
+    num_labels: int = 2
+    depths: tuple[int, ...] | None = None
+    quantized: tuple[int, ...] | None = None
+    rank: int = 8
+    alpha: float = 16.0
+    target_modules: tuple[str, ...] = ("query", "value")
+    batch_size: int = 16
+    sequence_length: int = 64
+    bits: int = 8
+    group_size: int = 64
+    seed: int = 0
+
+
+Progress = Callable[[str], None]
+
+
+def export_family(
+    source: str,
+    out: Path,
+    settings: FamilySettings = FamilySettings(),
+    *,
+    progress: Progress = lambda _line: None,
+) -> FamilyManifest:
+    """Export `source` (hub id or folder) into the folder `out`.
+
+    Raises:
+        QuadloomError: the model, the settings or what lies in `out` does not allow it; the message says which.
+    """
+    check_settings(settings)
+    progress(f"loading {source}")
+    base = load_classifier(source, num_labels=settings.num_labels, seed=settings.seed)
+    keys = member_keys(settings, layers=len(find_layers(base)))
+    _check_sequence_length(base, settings.sequence_length)
+    tokenizer = load_tokenizer(source, sequence_length=settings.sequence_length)
+    architecture = type(base).__name__
+    parameters = sum(value.numel() for value in base.parameters())
+    model = add_lora(
+        base, rank=settings.rank, alpha=settings.alpha, target_modules=settings.target_modules, seed=settings.seed
+    )
+    shape = {"batch_size": settings.batch_size, "sequence_length": settings.sequence_length}
+    progress(f"tracing {architecture}: {len(model.layer_names)} layers")
+    full, evaluation = training_graph(model, **shape), evaluation_graph(model, **shape)
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.module.save_pretrained(str(out / "adapter"))
+    save_tokenizer(tokenizer, out / "tokenizer")
+    (out / "onnx").mkdir(exist_ok=True)
+    entries, weights = _share_weights(out, full, evaluation)
+    manifest = FamilyManifest(
+        quadloom_version=__version__,
+        model=ModelSpec(source=source, architecture=architecture, layers=len(model.layer_names), parameters=parameters),
+        task=TaskSpec(kind="sequence-classification", num_labels=settings.num_labels),
+        lora=LoraSpec(
+            rank=settings.rank,
+            alpha=settings.alpha,
+            target_modules=tuple(sorted(model.module.peft_config["default"].target_modules or ())),  # type: ignore[arg-type]
+        ),
+        batch=BatchSpec(**shape),
+        stash=StashSpec(bits=settings.bits, group_size=settings.group_size),  # type: ignore[arg-type]
+        dropout=0.0,
+        parameters=model.parameters,
+        formats=(FormatSpec(format="onnx", weights=weights, versions={"opset": OPSET, "ir": IR_VERSION}),),
+        members=(),
+        evaluation=(_export_evaluation(out, evaluation, entries),),
+        adapter=tuple(
+            blob_reference(out, f"adapter/{name}", media_type=media_type)
+            for name, media_type in (
+                ("adapter_config.json", "application/json"),
+                ("adapter_model.safetensors", BINARY_MEDIA_TYPE),
+            )
+        ),
+        tokenizer=(blob_reference(out, "tokenizer/tokenizer.json", media_type="application/json"),),
+        missing=keys,
+    )
+    manifest = _take_over_finished(out, manifest)
+    save_manifest(out, manifest)
+    calibration = calibrate(
+        model, tokenizer, batch_size=settings.batch_size, num_labels=settings.num_labels, seed=settings.seed
+    )
+    stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
+    for member in _export_members(out, full, entries, calibration, stash_format, manifest.missing):
+        manifest = _with_member(manifest, member)
+        save_manifest(out, manifest)
+        done, total = len(manifest.members), len(keys)
+        error = member.gradient_error
+        progress(
+            f"[{done}/{total}] {member.key.label}: planned peak {member.planned_peak_bytes / 1e6:.1f} MB, "
+            f"gradient error {100 * error.relative_l2:.2f} %, worst cosine {error.worst_cosine:.4f}"
+        )
+    return manifest
+
+
+def check_settings(settings: FamilySettings) -> None:
+    """Refuse numbers that make no sense before anything is loaded."""
+    for name in ("rank", "batch_size", "num_labels", "group_size"):
+        least = 2 if name == "num_labels" else 1
+        if getattr(settings, name) < least:
+            raise QuadloomError(
+                f"{name.replace('_', ' ')} {getattr(settings, name)} is too small", remedy=f"use {least} or more"
+            )
+    if settings.bits not in (4, 8):
+        raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8 or 4")
+    if settings.alpha <= 0:
+        raise QuadloomError(f"alpha {settings.alpha} is not positive", remedy="use a positive alpha, e.g. 2 * rank")
+
+
+def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ...]:
+    """Every (depth, quantized layers) of the family, shallow first.
+
+    Raises:
+        QuadloomError: a depth above the number of layers, or a quantized-layer count above every depth.
+    """
+    depths = settings.depths if settings.depths is not None else tuple(range(layers + 1))
+    for depth in depths:
+        if not 0 <= depth <= layers:
+            raise QuadloomError(
+                f"depth {depth} is outside 0..{layers}: the model has {layers} layers",
+                remedy=f"choose depths from 0-{layers}",
+            )
+    if settings.quantized is not None and (high := max(settings.quantized, default=0)) > max(depths, default=0):
+        raise QuadloomError(
+            f"{high} quantized layers exceed the largest depth {max(depths, default=0)}",
+            remedy="quantize at most as many layers as are trained (q <= d)",
+        )
+    return tuple(
+        MemberKey(depth=depth, quantized_layers=count)
+        for depth in sorted(set(depths))
+        for count in range(depth + 1)
+        if settings.quantized is None or count in settings.quantized
+    )
+
+
+def _check_sequence_length(model: object, sequence_length: int) -> None:
+    config = model.config  # type: ignore[attr-defined]
+    positions = getattr(config, "max_position_embeddings", None)
+    if sequence_length < 2 or (positions is not None and sequence_length > positions):
+        raise QuadloomError(
+            f"sequence length {sequence_length} is outside 2..{positions}, the positions that the model knows",
+            remedy="choose a shorter --sequence-length",
+        )
+
+
+def _share_weights(out: Path, *graphs: JointGraph) -> tuple[dict[str, WeightEntry], BlobReference]:
+    path = f"onnx/{WEIGHTS_NAME}"
+    entries = write_weights(out / path, weight_tensors(*graphs))
+    return entries, blob_reference(out, path, media_type=BINARY_MEDIA_TYPE)
+
+
+def _export_evaluation(out: Path, graph: JointGraph, entries: dict[str, WeightEntry]) -> EvaluationSpec:
+    save_onnx(lower_to_onnx(graph, entries), out / "onnx/eval.onnx")
+    return EvaluationSpec(
+        format="onnx",
+        graph=blob_reference(out, "onnx/eval.onnx", media_type=ONNX_MEDIA_TYPE),
+        planned_peak_bytes=plan_memory(graph).peak_bytes,
+        inputs=input_specs(graph),
+        outputs=output_specs(graph),
+    )
+
+
+def _export_members(
+    out: Path,
+    full: JointGraph,
+    entries: dict[str, WeightEntry],
+    calibration: Calibration,
+    stash_format: StashFormat,
+    keys: tuple[MemberKey, ...],
+) -> Iterator[MemberSpec]:
+    depth_graph: JointGraph | None = None
+    for key in keys:
+        if depth_graph is None or depth_graph.depth != key.depth:
+            depth_graph = at_depth(full, key.depth)
+        graph = at_quantization(depth_graph, key.quantized_layers, stash_format)
+        yield _export_member(out, key, depth_graph, graph, entries, calibration)
+
+
+def _export_member(
+    out: Path,
+    key: MemberKey,
+    unquantized: JointGraph,
+    graph: JointGraph,
+    entries: dict[str, WeightEntry],
+    calibration: Calibration,
+) -> MemberSpec:
+    path = f"onnx/train-{key.label}.onnx"
+    save_onnx(lower_to_onnx(graph, entries), out / path)
+    inputs, outputs = input_specs(graph), output_specs(graph)
+    engine = OnnxTrainingEngine(out / path, inputs=inputs, outputs=outputs, label=key.label)
+    found = engine.step(calibration.parameters, calibration.batch).gradients
+    trained = tuple(row for row in graph.parameters if row.layer == "head" or row.layer >= graph.layers - key.depth)
+    error = gradient_error(calibration.gradients, found, trained)
+    if key.quantized_layers == 0 and error.relative_l2 > LARGEST_EXACT_ERROR:
+        raise QuadloomError(
+            f"the exported graph of member {key.label} disagrees with PyTorch: relative gradient error "
+            f"{error.relative_l2:.2e}, worst at {error.worst_tensor}",
+            remedy="report the model: a pass or a translation is wrong for it",
+        )
+    plan = plan_memory(graph)
+    return MemberSpec(
+        key=key,
+        graph=blob_reference(out, path, media_type=ONNX_MEDIA_TYPE),
+        planned_peak_bytes=plan.peak_bytes,
+        stash_bytes_before=stash_bytes(unquantized),
+        stash_bytes_after=stash_bytes(graph),
+        weight_bytes=sum(entries[name].size_bytes for name in graph.inputs_of("frozen")),
+        forward_operations=multiply_adds(graph, phase="forward"),
+        backward_operations=multiply_adds(graph, phase="backward"),
+        quantized_elements=quantized_elements(graph),
+        gradient_error=error,
+        inputs=inputs,
+        outputs=outputs,
+        peak_items=plan.items,
+    )
+
+
+def _take_over_finished(out: Path, planned: FamilyManifest) -> FamilyManifest:
+    """Continue an earlier export of the same family: keep its members whose files are intact.
+
+    Raises:
+        QuadloomError: the folder holds another family.
+    """
+    if not (out / MANIFEST_NAME).exists():
+        return planned
+    earlier = load_manifest(out)
+    bare = {"members": (), "missing": ()}
+    if earlier.model_copy(update=bare) != planned.model_copy(update=bare):
+        raise QuadloomError(
+            f"{out} holds a family with other settings or other weights",
+            remedy="name another --out folder, or remove this one first",
+        )
+    for member in earlier.members:
+        path = out / member.graph.path
+        if member.key in planned.missing and path.is_file() and file_sha256(path) == member.graph.sha256:
+            planned = _with_member(planned, member)
+    return planned
+
+
+def _with_member(manifest: FamilyManifest, member: MemberSpec) -> FamilyManifest:
+    members = sorted([*manifest.members, member], key=lambda each: (each.key.depth, each.key.quantized_layers))
+    missing = tuple(key for key in manifest.missing if key != member.key)
+    return manifest.model_copy(update={"members": tuple(members), "missing": missing})

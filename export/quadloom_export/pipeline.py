@@ -1,0 +1,31 @@
+"""The order of the passes, in one place: recording -> full-depth graph -> depth -> member."""
+
+from quadloom_export.graph import JointGraph
+from quadloom_export.model import LoraModel
+from quadloom_export.passes.activation import save_gelu_derivative
+from quadloom_export.passes.matmuls import fuse_matmuls
+from quadloom_export.passes.quantize import StashFormat, quantize_stash
+from quadloom_export.passes.simplify import simplify
+from quadloom_export.passes.stash import save_bases_only
+from quadloom_export.passes.trim import trim
+from quadloom_export.trace import trace_evaluation, trace_training
+
+
+def training_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
+    """The joint graph of full depth, traced once for all members."""
+    return fuse_matmuls(simplify(trace_training(model, batch_size=batch_size, sequence_length=sequence_length)))
+
+
+def evaluation_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
+    """The forward graph."""
+    return fuse_matmuls(simplify(trace_evaluation(model, batch_size=batch_size, sequence_length=sequence_length)))
+
+
+def at_depth(full: JointGraph, depth: int) -> JointGraph:
+    """The graph that trains the last `depth` layers."""
+    return save_bases_only(save_gelu_derivative(trim(full, depth=depth)))
+
+
+def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: StashFormat) -> JointGraph:
+    """The member of `graph`'s depth that quantizes the stash of `quantized_layers` layers."""
+    return quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format)

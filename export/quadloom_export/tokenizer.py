@@ -1,0 +1,34 @@
+"""The family's tokenizer: the model's own, set to truncate and pad to the family's sequence length."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.family_folder import write_atomically
+
+
+def load_tokenizer(source: str, *, sequence_length: int) -> Tokenizer:
+    """Load the tokenizer of a hub id or folder in the form that runs without transformers.
+
+    Raises:
+        QuadloomError: there is none, or it has no padding token.
+    """
+    from transformers import AutoTokenizer
+
+    remedy = "put tokenizer.json and tokenizer_config.json beside the model's weights"
+    try:
+        loaded = AutoTokenizer.from_pretrained(source, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise QuadloomError(f"no tokenizer in {source!r}: {str(error).splitlines()[0]}", remedy=remedy) from error
+    if loaded.pad_token is None:
+        raise QuadloomError(f"the tokenizer of {source!r} has no padding token", remedy="set pad_token in its config")
+    tokenizer: Tokenizer = loaded.backend_tokenizer
+    tokenizer.enable_truncation(max_length=sequence_length)
+    tokenizer.enable_padding(length=sequence_length, pad_id=loaded.pad_token_id, pad_token=loaded.pad_token)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write ``tokenizer.json``."""
+    write_atomically(folder / "tokenizer.json", tokenizer.to_str().encode())
