@@ -3,11 +3,11 @@
 Values only, schema-versioned; reading and writing them is `load_manifest` and `save_manifest` in `family_folder.py`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-MANIFEST_SCHEMA_VERSION = 1
+MANIFEST_SCHEMA_VERSION: Final = 1
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A path inside the family folder: relative, forward slashes, no parent steps, nothing a shell or Windows would misread.

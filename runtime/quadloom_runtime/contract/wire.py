@@ -12,13 +12,16 @@
 Every refusal is an `ErrorResponse` with an HTTP status of 400 or above.
 """
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from quadloom_runtime.contract.manifest import BlobReference, Format, MemberKey, Sha256, Value
 
-WIRE_SCHEMA_VERSION = 1
+WIRE_SCHEMA_VERSION: Final = 1
+
+# Numbers from devices are bounded, so that sums of them fit the integers of every database and of JavaScript.
+ByteCount = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class Message(Value):
@@ -39,7 +42,7 @@ class Capabilities(Value):
     """
 
     formats: tuple[Format, ...] = Field(min_length=1)
-    memory_limit_bytes: int = Field(gt=0)
+    memory_limit_bytes: ByteCount = Field(gt=0)
     threads: int = Field(ge=1, le=1024)
     examples: int = Field(ge=1, le=1_000_000_000)
     profile: str = Field(default="", max_length=100)
@@ -140,13 +143,13 @@ class UpdateReport(Message):
     """
 
     examples: int = Field(ge=1, le=1_000_000_000)
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=1_000_000_000)
     loss_first: float
     loss_last: float
     train_s: float = Field(ge=0)
-    baseline_bytes: int = Field(ge=0)
-    peak_step_bytes: int = Field(ge=0)
-    downloaded_bytes: int = Field(ge=0)
+    baseline_bytes: ByteCount
+    peak_step_bytes: ByteCount
+    downloaded_bytes: ByteCount
 
 
 class FailureReport(Message):

@@ -1,0 +1,83 @@
+"""Every round's adapter as a folder that `PeftModel.from_pretrained` loads."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from quadloom_runtime.contract.manifest import BlobReference
+from quadloom_runtime.engines.engine import FloatArray
+from quadloom_runtime.family_folder import blob_reference, write_atomically
+from quadloom_server.family import ADAPTER_TENSORS, ServedFamily, read_parameters
+
+MEDIA_TYPE = "application/vnd.safetensors"
+LATEST = "latest"
+
+
+class AdapterFolders:
+    """``root/adapters/round-0003`` per round, round 0 being the initial adapter, and ``latest`` as a link."""
+
+    def __init__(self, root: Path, family: ServedFamily) -> None:
+        self._root = root
+        self._family = family
+        self._references: dict[int, BlobReference] = {}
+
+    def reference(self, number: int) -> BlobReference:
+        """The round's tensors as a blob, hashed once as they lie on disk."""
+        if number not in self._references:
+            self._references[number] = blob_reference(self._root, tensors_name(number), media_type=MEDIA_TYPE)
+        return self._references[number]
+
+    def tensors_path(self, number: int) -> Path:
+        """The file that holds the round's tensors."""
+        return self._root / tensors_name(number)
+
+    def read(self, number: int) -> dict[str, FloatArray]:
+        """The global parameters after a round, float32, every row of the parameter table."""
+        return read_parameters(self.tensors_path(number), self._family.manifest.parameters)
+
+    def write_initial(self) -> None:
+        """Put the family's adapter in place as round 0, byte by byte, so that it keeps its hash."""
+        if not self.tensors_path(0).is_file():
+            content = (self._family.folder / self._family.initial_adapter.path).read_bytes()
+            self._write(0, content)
+            self.point_latest(0)
+
+    def write(self, number: int, parameters: Mapping[str, FloatArray]) -> BlobReference:
+        """Write the round's adapter; writing it again after a crash replaces it."""
+        self._write(number, save(dict(parameters), metadata={"format": "pt"}))
+        self._references.pop(number, None)
+        return self.reference(number)
+
+    def point_latest(self, number: int) -> None:
+        """Let ``latest`` name this round's folder, without a moment at which it names none."""
+        folder = self._root / "adapters"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".latest.") as temporary:
+            link = Path(temporary) / LATEST
+            link.symlink_to(_name(number))
+            link.replace(folder / LATEST)
+
+    def _write(self, number: int, tensors: bytes) -> None:
+        folder = self._root / "adapters" / _name(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in self._family.manifest.adapter:
+            if each != self._family.initial_adapter:
+                shutil.copyfile(self._family.folder / each.path, folder / Path(each.path).name)
+        # The tensors last: a folder that has them is complete.
+        write_atomically(folder / ADAPTER_TENSORS, tensors)
+
+
+def tensors_name(number: int) -> str:
+    """Path of a round's tensors inside the state folder."""
+    return f"adapters/{_name(number)}/{ADAPTER_TENSORS}"
+
+
+def tensors_reference(number: int, *, sha256: str, size_bytes: int) -> BlobReference:
+    """A round's tensors as a blob, from what was written down when the round closed."""
+    return BlobReference(path=tensors_name(number), sha256=sha256, size_bytes=size_bytes, media_type=MEDIA_TYPE)
+
+
+def _name(number: int) -> str:
+    return f"round-{number:04d}"

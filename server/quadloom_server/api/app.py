@@ -1,0 +1,68 @@
+"""The HTTP application: routes over the rounds, and the clock that lets deadlines pass."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse
+
+from quadloom_runtime import __version__
+from quadloom_runtime.contract.wire import TaskStatus
+from quadloom_server.aggregation.validation import largest_update_bytes
+from quadloom_server.api.blobs import BlobCatalogue, blob_routes
+from quadloom_server.api.body_limit import BodyLimit
+from quadloom_server.api.devices import device_routes
+from quadloom_server.api.refusals import install_refusals
+from quadloom_server.api.status_page import status_page
+from quadloom_server.rounds.machine import Rounds
+
+TICK_S = 0.25
+logger = logging.getLogger("quadloom_server")
+
+
+def create_app(rounds: Rounds, *, on_tick: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application over one task.
+
+    Args:
+        rounds: the task; started by the caller.
+        on_tick: called a few times a second, in a thread, after the rounds have moved on.
+    """
+
+    @asynccontextmanager
+    async def ticking(_app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(_tick(rounds, on_tick))
+        yield
+        task.cancel()
+
+    app = FastAPI(title="Quadloom server", version=__version__, lifespan=ticking)
+    app.add_middleware(BodyLimit, limit_bytes=largest_update_bytes(rounds.family.manifest.parameters))
+    install_refusals(app)
+    app.include_router(device_routes(rounds))
+    app.include_router(blob_routes(BlobCatalogue(rounds.family, rounds.state)))
+
+    @app.get("/v1/task")
+    def task() -> TaskStatus:
+        return rounds.task_status()
+
+    @app.get("/healthz")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/", response_class=HTMLResponse)
+    def page() -> str:
+        return status_page(rounds.family.manifest.model.source, rounds.task_status())
+
+    return app
+
+
+async def _tick(rounds: Rounds, on_tick: Callable[[], None]) -> None:
+    while True:
+        try:
+            await run_in_threadpool(rounds.tick)
+            await run_in_threadpool(on_tick)
+        except Exception:  # a database that is unavailable for a moment must not stop time for good
+            logger.exception("a deadline could not be checked")
+        await asyncio.sleep(TICK_S)

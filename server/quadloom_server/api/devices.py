@@ -1,0 +1,46 @@
+"""The routes that devices call: enrol, check in, report."""
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+
+from quadloom_runtime.contract.wire import (
+    CheckInRequest,
+    CheckInResponse,
+    EnrolRequest,
+    EnrolResponse,
+    FailureReport,
+    ReportResponse,
+)
+from quadloom_server.rounds.machine import Rounds
+
+SAFETENSORS_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "safetensors with an UpdateReport as JSON in the metadata entry `report`",
+        "content": {"application/vnd.safetensors": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+def device_routes(rounds: Rounds) -> APIRouter:
+    """The routes of devices. Plain functions run in threads, so that the database never blocks the event loop."""
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/devices")
+    def enrol(request: EnrolRequest) -> EnrolResponse:
+        return rounds.enrol(request)
+
+    @router.post("/devices/{device_id}/check-in")
+    def check_in(device_id: str, _request: CheckInRequest) -> CheckInResponse:
+        return rounds.check_in(device_id)
+
+    @router.put("/assignments/{assignment_id}/update", openapi_extra=SAFETENSORS_BODY)
+    async def report_update(assignment_id: str, request: Request) -> ReportResponse:
+        content = await request.body()
+        return await run_in_threadpool(rounds.report_update, assignment_id, content)
+
+    @router.post("/assignments/{assignment_id}/failure")
+    def report_failure(assignment_id: str, report: FailureReport) -> ReportResponse:
+        return rounds.report_failure(assignment_id, report)
+
+    return router

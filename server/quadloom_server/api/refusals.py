@@ -1,0 +1,52 @@
+"""Every refusal leaves the server as an `ErrorResponse`, whatever raised it."""
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from quadloom_runtime.contract.wire import ErrorResponse
+from quadloom_server.errors import RefusedRequestError
+
+
+def install_refusals(app: FastAPI) -> None:
+    """Translate the errors of routes, of request validation and of routing itself."""
+
+    @app.exception_handler(RefusedRequestError)
+    def refused(_request: Request, error: RefusedRequestError) -> JSONResponse:
+        return refusal(error)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        value = "" if first["type"] in ("missing", "json_invalid") else f", got {str(first.get('input'))[:200]!r}"
+        return _response(
+            422, "invalid-request", f"{place}: {first['msg']}{value}", "send the message as the wire contract has it"
+        )
+
+    @app.exception_handler(HTTPException)
+    def unroutable(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "unknown-path", 405: "wrong-method"}
+        cause = f"{request.method} {request.url.path}: {error.detail}"
+        code = codes.get(error.status_code, "bad-request")
+        return _response(error.status_code, code, cause, "see GET /docs for what there is", error.headers)
+
+    @app.exception_handler(Exception)
+    def broken(_request: Request, error: Exception) -> JSONResponse:
+        # The traceback is in the log: Starlette raises the error again for it.
+        return _response(500, "internal-error", f"{type(error).__name__}: {error}", "see the server's log; try again")
+
+
+def refusal(error: RefusedRequestError) -> JSONResponse:
+    """The answer that a refusal becomes."""
+    return _response(error.http_status, error.code, error.cause, error.remedy, error.headers)
+
+
+def _response(
+    status: int, code: str, cause: str, remedy: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    body = ErrorResponse(code=code, cause=cause, remedy=remedy)
+    return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)

@@ -1,0 +1,169 @@
+"""`quadloom serve`: give a family to a fleet and train its adapter in rounds."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quadloom_runtime.contract.wire import TrainingSettings
+    from quadloom_server.family import ServedFamily
+    from quadloom_server.rounds.evaluation import Evaluator
+    from quadloom_server.rounds.policy import RoundPolicy
+
+SUMMARY = "Serve a family to devices and train its adapter with them, round by round."
+
+# Given on the command line they replace the defaults of TrainingSettings and RoundPolicy, which are stated there only.
+SETTINGS = (
+    "optimizer",
+    "learning_rate",
+    "head_learning_rate",
+    "weight_decay",
+    "epochs",
+    "max_steps",
+    "accumulation",
+    "clip_norm",
+    "schedule",
+    "seed",
+)
+POLICY = ("rounds", "min_devices", "min_updates", "round_deadline_s", "target_accuracy", "retry_after_s")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--family", type=Path, required=True, metavar="DIR", help="folder of `quadloom export`")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="database, updates and adapters")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8765, help="port, 0 takes a free one (default %(default)s)")
+    parser.add_argument("--database-url", metavar="URL", help="SQLAlchemy URL (default: SQLite in the state folder)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the evaluation (default %(default)s)")
+    parser.add_argument(
+        "--exit-when-finished", action="store_true", help="end after the last round, once every device was told"
+    )
+    _add_round_arguments(parser.add_argument_group("rounds"))
+    _add_evaluation_arguments(parser.add_argument_group("evaluation of every round's adapter"))
+    _add_training_arguments(parser.add_argument_group("training on the devices"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    import time
+
+    from quadloom_server.family import open_family
+    from quadloom_server.rounds.background import BackgroundWorker
+    from quadloom_server.rounds.machine import Rounds
+    from quadloom_server.serving import bind, run_server
+    from quadloom_server.state import open_state
+
+    policy, settings = _policy(arguments), _settings(arguments)
+    family = open_family(arguments.family)
+    for warning in family.warnings:
+        _say(f"warning: {warning}")
+    evaluator = _evaluator(arguments, family)
+    with bind(arguments.host, arguments.port) as listener:
+        state = open_state(arguments.state, family, database_url=arguments.database_url, now_s=time.time())
+        try:
+            background = BackgroundWorker()
+            rounds = Rounds(
+                family=family,
+                state=state,
+                policy=policy,
+                settings=settings,
+                background=background,
+                evaluator=evaluator,
+                announce=_say,
+            )
+            host, port = listener.getsockname()[:2]
+            _say(f"serving {family.manifest.model.source} at http://{host}:{port}")
+            run_server(
+                rounds, listener=listener, background=background, exit_when_finished=arguments.exit_when_finished
+            )
+        finally:
+            state.close()
+    _say("stopped")
+    return 0
+
+
+def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--rounds", type=int, metavar="N", help="rounds to train (default 3)")
+    group.add_argument("--min-devices", type=int, metavar="N", help="devices at which round 1 opens (default 1)")
+    group.add_argument(
+        "--min-updates", type=int, metavar="N", help="updates without which no round closes (default: --min-devices)"
+    )
+    group.add_argument(
+        "--round-deadline-s", type=float, metavar="S", help="when a round stops waiting for devices (default 600)"
+    )
+    group.add_argument("--target-accuracy", type=float, metavar="A", help="end early at this accuracy, e.g. 0.8")
+    group.add_argument("--retry-after-s", type=float, metavar="S", help="how often waiting devices ask (default 1)")
+
+
+def _add_evaluation_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--eval-data", type=Path, metavar="FILE", help="held-out examples (JSONL, CSV or Parquet)")
+    group.add_argument("--eval-limit", type=int, metavar="N", help="use the first N examples only")
+    group.add_argument("--text-field", default="text", help="column of the text (default %(default)s)")
+    group.add_argument("--label-field", default="label", help="column of the label (default %(default)s)")
+
+
+def _add_training_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--optimizer", choices=("adamw", "sgd"), help="update rule (default adamw)")
+    group.add_argument("--learning-rate", type=float, metavar="R", help="of LoRA tensors (default 2e-3)")
+    group.add_argument("--head-learning-rate", type=float, metavar="R", help="of the head (default 1e-3)")
+    group.add_argument("--weight-decay", type=float, metavar="W", help="decoupled (default 0)")
+    group.add_argument("--local-epochs", dest="epochs", type=int, metavar="N", help="passes per round (default 1)")
+    group.add_argument("--max-steps", type=int, metavar="N", help="bound on optimizer steps per round")
+    group.add_argument("--accumulation", type=int, metavar="N", help="batches per optimizer step (default 1)")
+    group.add_argument(
+        "--clip-norm", type=float, metavar="C", help="bound on the gradient norm, 0 for none (default 1)"
+    )
+    group.add_argument("--schedule", choices=("constant", "linear"), help="learning rate in a round (default constant)")
+    group.add_argument("--seed", type=int, metavar="N", help="of the data order (default 0)")
+
+
+def _policy(arguments: argparse.Namespace) -> "RoundPolicy":
+    from quadloom_runtime.errors import QuadloomError
+    from quadloom_server.rounds.policy import RoundPolicy
+
+    given = {name: getattr(arguments, name) for name in POLICY if getattr(arguments, name) is not None}
+    given.setdefault("min_updates", given.get("min_devices", RoundPolicy.min_devices))
+    if arguments.target_accuracy is not None and arguments.eval_data is None:
+        raise QuadloomError(
+            f"--target-accuracy {arguments.target_accuracy} needs held-out data to measure it on",
+            remedy="give --eval-data FILE",
+        )
+    return RoundPolicy(**given)
+
+
+def _settings(arguments: argparse.Namespace) -> "TrainingSettings":
+    from pydantic import ValidationError
+
+    from quadloom_runtime.contract.wire import TrainingSettings
+    from quadloom_runtime.errors import QuadloomError
+
+    given = {name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name) is not None}
+    if given.get("clip_norm") == 0:
+        given["clip_norm"] = None
+    try:
+        return TrainingSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise QuadloomError(
+            f"{first['loc'][0]} is {first['input']}: {first['msg']}", remedy="see `quadloom serve --help`"
+        ) from None
+
+
+def _evaluator(arguments: argparse.Namespace, family: "ServedFamily") -> "Evaluator | None":
+    if arguments.eval_data is None:
+        return None
+    from quadloom_server.held_out import held_out_evaluator
+
+    return held_out_evaluator(
+        family,
+        arguments.eval_data,
+        text_field=arguments.text_field,
+        label_field=arguments.label_field,
+        limit=arguments.eval_limit,
+        threads=arguments.threads,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

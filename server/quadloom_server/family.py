@@ -1,0 +1,110 @@
+"""The family that a server serves, checked when it starts."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from quadloom_runtime.contract.manifest import BlobReference, FamilyManifest, MemberKey, MemberSpec, ParameterSpec
+from quadloom_runtime.engines.engine import FloatArray
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.family_folder import MANIFEST_NAME, altered_files, load_manifest, parse_manifest
+
+ADAPTER_TENSORS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class ServedFamily:
+    """A family folder with the manifest as it was read at start.
+
+    Attributes:
+        content: the bytes of the manifest; its SHA-256 is what devices fetch it by.
+        warnings: what a person should know before relying on it.
+    """
+
+    folder: Path
+    manifest: FamilyManifest
+    content: bytes
+    warnings: tuple[str, ...]
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Under which devices fetch the manifest."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """What must stay the same for a server's state to stay meaningful; members may be added or exported again."""
+        fixed = self.manifest.model_dump_json(include={"model", "task", "lora", "parameters", "adapter"})
+        return hashlib.sha256(fixed.encode()).hexdigest()
+
+    @property
+    def initial_adapter(self) -> BlobReference:
+        """The tensors that training starts from."""
+        return next(each for each in self.manifest.adapter if Path(each.path).name == ADAPTER_TENSORS)
+
+    def member(self, key: MemberKey) -> MemberSpec | None:
+        """The member of this key, None when the family does not hold it."""
+        return next((each for each in self.manifest.members if each.key == key), None)
+
+    def files_for(self, member: MemberSpec) -> tuple[BlobReference, ...]:
+        """What a device fetches to train `member`: graph, weights, tokenizer."""
+        return (member.graph, self.manifest.format_spec(member.key.format).weights, *self.manifest.tokenizer)
+
+
+def open_family(folder: Path) -> ServedFamily:
+    """Read a family and check every file against its hash.
+
+    Raises:
+        QuadloomError: no manifest, a missing or altered file, no member, or an initial adapter that does not match the
+            parameter table.
+    """
+    load_manifest(folder)  # its errors say what is wrong with the folder
+    content = (folder / MANIFEST_NAME).read_bytes()
+    manifest = parse_manifest(content, source=str(folder / MANIFEST_NAME))
+    problems = altered_files(folder, manifest)
+    if problems:
+        raise QuadloomError(
+            f"the family at {folder} is damaged: {'; '.join(problems)}",
+            remedy="export it again, or restore the files; `quadloom inspect DIR --verify` checks them",
+        )
+    if not manifest.members:
+        raise QuadloomError(f"the family at {folder} has no member to train", remedy="let `quadloom export` finish")
+    if not any(Path(each.path).name == ADAPTER_TENSORS for each in manifest.adapter):
+        raise QuadloomError(f"the family at {folder} names no {ADAPTER_TENSORS}", remedy="export the family again")
+    family = ServedFamily(folder, manifest, content, _warnings(manifest))
+    read_parameters(folder / family.initial_adapter.path, manifest.parameters)
+    return family
+
+
+def read_parameters(path: Path, table: tuple[ParameterSpec, ...]) -> dict[str, FloatArray]:
+    """Read an adapter's tensors: every row of the parameter table, float32.
+
+    Raises:
+        QuadloomError: unreadable, or other names, shapes or dtypes than the table's.
+    """
+    remedy = "export the family again, or restore the state folder"
+    try:
+        tensors: Mapping[str, FloatArray] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise QuadloomError(f"the adapter {path} cannot be read: {error}", remedy=remedy) from None
+    found = {name: f"{value.dtype} {list(value.shape)}" for name, value in tensors.items()}
+    expected = {row.name: f"float32 {list(row.shape)}" for row in table}
+    different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if different:
+        raise QuadloomError(
+            f"the adapter {path} differs from the parameter table in {len(different)} tensors, first {different[0]!r}: "
+            f"{found.get(different[0], 'absent')} in the file, {expected.get(different[0], 'absent')} in the table",
+            remedy=remedy,
+        )
+    return dict(tensors)
+
+
+def _warnings(manifest: FamilyManifest) -> tuple[str, ...]:
+    if not manifest.missing:
+        return ()
+    labels = ", ".join(f"{key.label} ({key.format})" for key in manifest.missing)
+    return (f"the family is incomplete, {len(manifest.missing)} members cannot be assigned: {labels}",)

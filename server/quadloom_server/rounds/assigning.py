@@ -1,0 +1,31 @@
+"""Makes the assignment message out of its row."""
+
+from quadloom_runtime.contract.manifest import BlobReference, MemberSpec
+from quadloom_runtime.contract.wire import Assignment, TrainingSettings
+from quadloom_server.family import ServedFamily
+from quadloom_server.store.tables import Assignment as AssignmentRow
+
+
+def assignment_message(
+    row: AssignmentRow,
+    member: MemberSpec,
+    *,
+    task_id: str,
+    family: ServedFamily,
+    adapter: BlobReference,
+    settings: TrainingSettings,
+    deadline_s: float,
+) -> Assignment:
+    """What the device gets; the data order differs from round to round, and is the same when handed out again."""
+    return Assignment(
+        assignment_id=row.id,
+        task_id=task_id,
+        round_index=row.round_number,
+        member=member.key,
+        manifest_sha256=family.manifest_sha256,
+        adapter=adapter,
+        blobs=family.files_for(member),
+        settings=settings.model_copy(update={"seed": settings.seed + row.round_number}),
+        deadline_s=deadline_s,
+        reason=row.reason,
+    )

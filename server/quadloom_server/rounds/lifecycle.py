@@ -1,0 +1,82 @@
+"""When a round opens, is extended, starts closing, and when the task is finished."""
+
+from sqlalchemy.orm import Session
+
+from quadloom_server.rounds.policy import RoundPolicy
+from quadloom_server.rounds.turn import Turn
+from quadloom_server.store.queries import (
+    Progress,
+    device_count,
+    expire_open_assignments,
+    latest_round,
+    round_evaluation,
+    round_progress,
+)
+from quadloom_server.store.tables import Round
+
+
+def advance(turn: Turn, policy: RoundPolicy) -> None:
+    """Do what is due at this time: open the next round, extend the open one, or start closing it."""
+    current = latest_round(turn.session)
+    if current is None or current.state == "closed":
+        _open_next(turn, policy, after=current)
+    elif current.state == "open":
+        _close_or_extend(turn, policy, current)
+
+
+def finished_reason(session: Session, policy: RoundPolicy) -> str | None:
+    """Why no more work will come, None while some will.
+
+    Nothing is stored for this: a server that is restarted with more rounds goes on.
+    """
+    last = latest_round(session)
+    if last is None or last.state != "closed":
+        return None
+    evaluation = round_evaluation(session, last.number)
+    if policy.target_accuracy is not None and evaluation and evaluation.accuracy >= policy.target_accuracy:
+        return (
+            f"round {last.number} reached accuracy {evaluation.accuracy:.4f}, the target is {policy.target_accuracy:g}"
+        )
+    if last.number >= policy.rounds:
+        return f"all {policy.rounds} rounds are done"
+    return None
+
+
+def _open_next(turn: Turn, policy: RoundPolicy, *, after: Round | None) -> None:
+    if finished_reason(turn.session, policy) or device_count(turn.session) < policy.min_devices:
+        return
+    number = 1 if after is None else after.number + 1
+    turn.session.add(
+        Round(
+            number=number,
+            state="open",
+            opened_at_s=turn.now_s,
+            window_opened_at_s=turn.now_s,
+            deadline_at_s=turn.now_s + policy.round_deadline_s,
+        )
+    )
+    turn.session.flush()
+    turn.events.append(f"round {number} open")
+
+
+def _close_or_extend(turn: Turn, policy: RoundPolicy, current: Round) -> None:
+    progress = round_progress(turn.session, current.number)
+    overdue = turn.now_s >= current.deadline_at_s
+    if progress.accepted >= policy.min_updates and (overdue or progress.outstanding == 0):
+        current.state = "closing"
+        expire_open_assignments(turn.session, round_number=current.number)
+        turn.closing = current.number
+        turn.events.append(f"round {current.number} closing with {progress.accepted} updates")
+    elif overdue:
+        _extend(turn, policy, current, progress)
+
+
+def _extend(turn: Turn, policy: RoundPolicy, current: Round, progress: Progress) -> None:
+    """Too few updates: wait once more, and give devices that vanished or failed new work when they come back."""
+    expire_open_assignments(turn.session, round_number=current.number)
+    current.window_opened_at_s = turn.now_s
+    current.deadline_at_s = turn.now_s + policy.round_deadline_s
+    turn.events.append(
+        f"round {current.number} extended by {policy.round_deadline_s:g} s: {progress.accepted} of "
+        f"{policy.min_updates} updates, {progress.outstanding} assignments expired"
+    )

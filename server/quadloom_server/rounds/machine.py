@@ -1,0 +1,265 @@
+"""Synchronous rounds: a state machine over the store.
+
+    enough devices -> open -> enough updates, and nothing outstanding or past the deadline -> closing -> closed -> next
+
+All state is in the database and every request is one transaction, so a killed server continues where it was. What
+takes long, aggregating and evaluating, happens in the background while the round is ``closing``; devices that check in
+meanwhile are told when to come back.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from quadloom_runtime.contract.wire import (
+    Assignment,
+    CheckInResponse,
+    EnrolRequest,
+    EnrolResponse,
+    FailureReport,
+    ReportResponse,
+    TaskStatus,
+    TrainingSettings,
+)
+from quadloom_server.aggregation.validation import InvalidUpdateError, parse_update
+from quadloom_server.errors import UnknownAssignmentError, UnknownDeviceError
+from quadloom_server.family import ServedFamily
+from quadloom_server.planning.plan import Planner, deepest_that_fits
+from quadloom_server.rounds import reports
+from quadloom_server.rounds.assigning import assignment_message
+from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation
+from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
+from quadloom_server.rounds.lifecycle import advance, finished_reason
+from quadloom_server.rounds.policy import RoundPolicy
+from quadloom_server.rounds.status import task_status
+from quadloom_server.rounds.turn import Turn
+from quadloom_server.rounds.work import NoWork, Work, work_for
+from quadloom_server.state import ServerState
+from quadloom_server.store import queries, tables
+
+Background = Callable[[Callable[[], None]], None]
+"""Takes a job and runs it some time later, one at a time."""
+
+
+@dataclass(kw_only=True)
+class Rounds:
+    """The task as devices see it. Thread-safe; no method blocks for longer than a small transaction.
+
+    Attributes:
+        evaluator: judges each round's adapter, None to train without.
+        background: where rounds are closed.
+        clock: seconds since the epoch.
+        announce: takes one line per event, for people.
+        told_finished: devices that know there is no more work, since this process started.
+    """
+
+    family: ServedFamily
+    state: ServerState
+    policy: RoundPolicy
+    settings: TrainingSettings
+    background: Background
+    evaluator: Evaluator | None = None
+    planner: Planner = deepest_that_fits
+    clock: Callable[[], float] = time.time
+    announce: Callable[[str], None] = print
+    told_finished: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        """Continue where the state is: evaluate the initial adapter if nobody has, close a round that was closing."""
+        with self._turn() as turn:
+            evaluated = queries.round_evaluation(turn.session, 0) is not None
+            current = queries.latest_round(turn.session)
+            if current is not None:
+                turn.events.append(f"continuing with round {current.number}, which is {current.state}")
+                turn.closing = current.number if current.state == "closing" else None
+            advance(turn, self.policy)
+        if self.evaluator is not None and not evaluated:
+            self.background(partial(self._evaluate_initial, self.evaluator))
+
+    def tick(self) -> None:
+        """Let time act: deadlines pass also when no device calls."""
+        with self._turn() as turn:
+            advance(turn, self.policy)
+
+    def enrol(self, request: EnrolRequest) -> EnrolResponse:
+        """Register a device, or take the new capabilities of a known one."""
+        with self._turn() as turn:
+            capabilities = request.capabilities.model_dump(mode="json")
+            device = queries.device_named(turn.session, request.name)
+            if device is None:
+                device = tables.Device(id=str(uuid.uuid4()), name=request.name, enrolled_at_s=turn.now_s)
+                turn.session.add(device)
+                profile = request.capabilities.profile or "no profile"
+                memory_megabytes = request.capabilities.memory_limit_bytes / 1e6
+                turn.events.append(f"enrolled {request.name} ({profile}, {memory_megabytes:.1f} MB)")
+            elif device.capabilities != capabilities:
+                # What it holds was planned for another device.
+                queries.expire_open_assignments(turn.session, device_id=device.id)
+                turn.events.append(f"{request.name} has new capabilities")
+            device.capabilities = capabilities
+            device.seen_at_s = turn.now_s
+            turn.session.flush()
+            advance(turn, self.policy)
+            return EnrolResponse(device_id=device.id, manifest_sha256=self.family.manifest_sha256)
+
+    def check_in(self, device_id: str) -> CheckInResponse:
+        """Give the device its work, or say when to come back.
+
+        Raises:
+            UnknownDeviceError: this device never enrolled.
+        """
+        with self._turn() as turn:
+            device = turn.session.get(tables.Device, device_id)
+            if device is None:
+                raise UnknownDeviceError(device_id)
+            device.seen_at_s = turn.now_s
+            advance(turn, self.policy)
+            finished = finished_reason(turn.session, self.policy)
+            if finished is not None:
+                self.told_finished.add(device_id)
+                return CheckInResponse(task_state="finished", assignment=None, retry_after_s=0, reason=finished)
+            current = queries.latest_round(turn.session)
+            if current is None or current.state != "open":
+                return self._come_back(self._why_no_round(turn, current))
+            found = work_for(turn, device, current, family=self.family, planner=self.planner)
+            if isinstance(found, NoWork):
+                return self._come_back(found.reason)
+            return CheckInResponse(
+                task_state="running",
+                assignment=self._message(turn, found, current),
+                retry_after_s=self.policy.retry_after_s,
+                reason=found.row.reason,
+            )
+
+    def report_update(self, assignment_id: str, content: bytes) -> ReportResponse:
+        """Check an update and count it, exactly once.
+
+        It is on the disk and in the database before it is answered. Content that is not what the assignment asked for
+        ends the assignment and is answered ``rejected``.
+
+        Raises:
+            UnknownAssignmentError: no such assignment.
+        """
+        with self._turn() as turn:
+            row = self._assignment(turn, assignment_id)
+            settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
+            if settled is not None:
+                return settled
+            expected = self.family.manifest.trained_parameters(row.depth)
+        try:
+            update = parse_update(content, expected)
+        except InvalidUpdateError as error:
+            rejected = ReportResponse(status="rejected", reason=error.cause, retry_after_s=self.policy.retry_after_s)
+            return self._fail(assignment_id, answer=rejected, kind="rejected", message=error.cause)
+        blob_sha256 = self.state.blobs.put(content)
+        with self._turn() as turn:
+            row = self._assignment(turn, assignment_id)
+            settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
+            if settled is not None:
+                return settled
+            reports.accept(turn, row, update, blob_sha256=blob_sha256, size_bytes=len(content))
+            advance(turn, self.policy)
+        return ReportResponse(status="accepted", reason="counted", retry_after_s=self.policy.retry_after_s)
+
+    def report_failure(self, assignment_id: str, report: FailureReport) -> ReportResponse:
+        """End an assignment that the device could not do; after out-of-memory it gets a smaller member.
+
+        Raises:
+            UnknownAssignmentError: no such assignment.
+        """
+        noted = ReportResponse(status="accepted", reason="failure noted", retry_after_s=self.policy.retry_after_s)
+        return self._fail(assignment_id, answer=noted, kind=report.kind, message=report.message)
+
+    def task_status(self) -> TaskStatus:
+        """Everything that people see."""
+        with self.state.sessions() as session:
+            return task_status(session, task_id=self.state.task_id, policy=self.policy, now_s=self.clock())
+
+    def every_device_knows(self) -> bool:
+        """Whether the task is finished and every enrolled device has been told since this process started."""
+        with self.state.sessions() as session:
+            finished = finished_reason(session, self.policy) is not None
+            return finished and len(self.told_finished) >= queries.device_count(session)
+
+    def is_finished(self) -> bool:
+        """Whether no more work will come."""
+        with self.state.sessions() as session:
+            return finished_reason(session, self.policy) is not None
+
+    def _close(self, number: int) -> None:
+        parameters = aggregated(number, self.state, self.family)
+        adapter = self.state.adapters.write(number, parameters)
+        evaluation = (
+            None if self.evaluator is None else evaluate_checked(self.evaluator, parameters, round_number=number)
+        )
+        self.state.adapters.point_latest(number)
+        with self._turn() as turn:
+            close_round(turn, number, adapter, evaluation)
+            advance(turn, self.policy)
+            finished = finished_reason(turn.session, self.policy)
+            if finished is not None:
+                turn.events.append(f"finished: {finished}")
+
+    def _evaluate_initial(self, evaluator: Evaluator) -> None:
+        evaluation = evaluate_checked(evaluator, self.state.adapters.read(0), round_number=0)
+        with self._turn() as turn:
+            record_evaluation(turn.session, 0, evaluation)
+            turn.events.append(
+                f"initial adapter: accuracy {evaluation.accuracy:.4f}, loss {evaluation.loss:.4f} "
+                f"on {evaluation.examples} examples"
+            )
+
+    def _fail(self, assignment_id: str, *, answer: ReportResponse, kind: str, message: str) -> ReportResponse:
+        with self._turn() as turn:
+            row = self._assignment(turn, assignment_id)
+            settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
+            if settled is not None:
+                return settled
+            reports.fail(turn, row, kind=kind, message=message)
+            advance(turn, self.policy)
+        return answer
+
+    def _message(self, turn: Turn, work: Work, current: tables.Round) -> Assignment:
+        return assignment_message(
+            work.row,
+            work.member,
+            task_id=self.state.task_id,
+            family=self.family,
+            adapter=self.state.adapters.reference(current.number - 1),
+            settings=self.settings,
+            deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
+        )
+
+    def _why_no_round(self, turn: Turn, current: tables.Round | None) -> str:
+        if current is not None:
+            return f"round {current.number} is being closed"
+        return f"{queries.device_count(turn.session)} of {self.policy.min_devices} devices have enrolled"
+
+    def _come_back(self, reason: str) -> CheckInResponse:
+        return CheckInResponse(
+            task_state="running", assignment=None, retry_after_s=self.policy.retry_after_s, reason=reason
+        )
+
+    def _assignment(self, turn: Turn, assignment_id: str) -> tables.Assignment:
+        row = turn.session.get(tables.Assignment, assignment_id)
+        if row is None:
+            raise UnknownAssignmentError(assignment_id)
+        return row
+
+    @contextmanager
+    def _turn(self) -> Iterator[Turn]:
+        """One transaction at a time; what follows from it happens after the commit, outside the lock."""
+        with self._lock, self.state.sessions.begin() as session:
+            turn = Turn(session, self.clock())
+            yield turn
+        try:
+            for event in turn.events:
+                self.announce(event)
+        finally:
+            if turn.closing is not None:
+                self.background(partial(self._close, turn.closing))

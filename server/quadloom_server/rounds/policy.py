@@ -1,0 +1,39 @@
+"""When rounds open, close and end."""
+
+from dataclasses import dataclass
+
+from quadloom_runtime.errors import QuadloomError
+
+
+@dataclass(frozen=True)
+class RoundPolicy:
+    """The rules of a synchronous task.
+
+    Attributes:
+        rounds: rounds to train.
+        min_devices: enrolled devices at which the first round opens.
+        min_updates: accepted updates without which no round closes.
+        round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
+        target_accuracy: accuracy of the global model at which training ends early, None to train all rounds.
+        retry_after_s: seconds after which a device that has to wait asks again.
+    """
+
+    rounds: int = 3
+    min_devices: int = 1
+    min_updates: int = 1
+    round_deadline_s: float = 600.0
+    target_accuracy: float | None = None
+    retry_after_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "min_devices", "min_updates"):
+            if getattr(self, name) < 1:
+                raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
+        if not self.round_deadline_s > 0:
+            raise QuadloomError(
+                f"round_deadline_s is {self.round_deadline_s}", remedy="give the round deadline a positive time"
+            )
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise QuadloomError(
+                f"target_accuracy is {self.target_accuracy}", remedy="give the target accuracy as a share, e.g. 0.8"
+            )

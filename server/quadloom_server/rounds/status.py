@@ -1,0 +1,122 @@
+"""The whole task as people see it, in a fixed number of queries whatever the number of devices."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from quadloom_runtime.contract.manifest import BlobReference
+from quadloom_runtime.contract.wire import Capabilities, DeviceStatus, Evaluation, RoundStatus, TaskStatus
+from quadloom_server.adapters import tensors_reference
+from quadloom_server.rounds.lifecycle import finished_reason
+from quadloom_server.rounds.policy import RoundPolicy
+from quadloom_server.store.queries import member_key, round_progress
+from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round, RoundEvaluation
+
+
+def task_status(session: Session, *, task_id: str, policy: RoundPolicy, now_s: float) -> TaskStatus:
+    """Rounds and devices with what they did so far.
+
+    Of a device, ``train_s``, ``bytes_down`` and ``bytes_up`` are sums over its accepted updates, and
+    ``peak_step_bytes`` is the largest of them.
+    """
+    evaluations = {
+        each.round_number: Evaluation(accuracy=each.accuracy, loss=each.loss, examples=each.examples)
+        for each in session.scalars(select(RoundEvaluation))
+    }
+    rounds = session.scalars(select(Round).order_by(Round.number)).all()
+    finished = finished_reason(session, policy)
+    return TaskStatus(
+        task_id=task_id,
+        state="running" if finished is None else "finished",
+        reason=finished or _running_reason(rounds[-1] if rounds else None, policy),
+        rounds=tuple(_round_status(session, each, evaluations.get(each.number), now_s) for each in rounds),
+        devices=_device_statuses(session),
+        initial_evaluation=evaluations.get(0),
+    )
+
+
+def _running_reason(current: Round | None, policy: RoundPolicy) -> str:
+    if current is None:
+        return f"waiting for {policy.min_devices} devices to enrol"
+    return f"round {current.number} of {policy.rounds} is {current.state}"
+
+
+def _round_status(session: Session, row: Round, evaluation: Evaluation | None, now_s: float) -> RoundStatus:
+    progress = round_progress(session, row.number)
+    return RoundStatus(
+        index=row.number,
+        state="closed" if row.state == "closed" else "open",
+        assigned=progress.assigned,
+        accepted=progress.accepted,
+        failed=progress.failed,
+        duration_s=(now_s if row.closed_at_s is None else row.closed_at_s) - row.opened_at_s,
+        evaluation=evaluation,
+        adapter=_adapter(row),
+    )
+
+
+def _adapter(row: Round) -> BlobReference | None:
+    if row.adapter_sha256 is None or row.adapter_size_bytes is None:
+        return None
+    return tensors_reference(row.number, sha256=row.adapter_sha256, size_bytes=row.adapter_size_bytes)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the accepted updates of one device add up to."""
+
+    updates: int = 0
+    train_s: float = 0.0
+    peak_step_bytes: int | None = None
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+def _device_statuses(session: Session) -> tuple[DeviceStatus, ...]:
+    latest = {row.device_id: row for row in session.scalars(_latest_assignments())}
+    totals = _totals(session)
+    devices = session.scalars(select(Device).order_by(Device.enrolled_at_s, Device.name))
+    return tuple(_device_status(each, latest.get(each.id), totals.get(each.id, Totals())) for each in devices)
+
+
+def _latest_assignments() -> Select[Any]:
+    place = func.row_number().over(
+        partition_by=Assignment.device_id, order_by=(Assignment.round_number.desc(), Assignment.attempt.desc())
+    )
+    ranked = select(Assignment.id, place.label("place")).subquery()
+    return select(Assignment).join(ranked, ranked.c.id == Assignment.id).where(ranked.c.place == 1)
+
+
+def _totals(session: Session) -> dict[str, Totals]:
+    summed = select(
+        AcceptedUpdate.device_id,
+        func.count(),
+        func.sum(AcceptedUpdate.train_s),
+        func.max(AcceptedUpdate.peak_step_bytes),
+        func.sum(AcceptedUpdate.downloaded_bytes),
+        func.sum(AcceptedUpdate.size_bytes),
+    ).group_by(AcceptedUpdate.device_id)
+    return {
+        device_id: Totals(updates, float(train_s), peak, int(down), int(up))
+        for device_id, updates, train_s, peak, down, up in session.execute(summed)
+    }
+
+
+def _device_status(device: Device, assignment: Assignment | None, totals: Totals) -> DeviceStatus:
+    capabilities = Capabilities.model_validate(device.capabilities)
+    return DeviceStatus(
+        device_id=device.id,
+        name=device.name,
+        profile=capabilities.profile,
+        memory_limit_bytes=capabilities.memory_limit_bytes,
+        member=None if assignment is None else member_key(assignment),
+        state="enrolled" if assignment is None else assignment.state,
+        round_index=None if assignment is None else assignment.round_number,
+        rounds_accepted=totals.updates,
+        peak_step_bytes=totals.peak_step_bytes,
+        train_s=totals.train_s,
+        bytes_down=totals.bytes_down,
+        bytes_up=totals.bytes_up,
+    )

@@ -1,0 +1,103 @@
+"""The state folder and database of one task, opened by one server at a time."""
+
+import fcntl
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from quadloom_runtime.errors import QuadloomError
+from quadloom_server.adapters import AdapterFolders
+from quadloom_server.family import ServedFamily
+from quadloom_server.store.blobs import BlobFolder
+from quadloom_server.store.database import open_database
+from quadloom_server.store.tables import SCHEMA_VERSION, Task
+
+DATABASE_NAME = "server.db"
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Everything that outlives the process.
+
+    Attributes:
+        task_id: identifies the task to devices.
+        sessions: factory of database sessions.
+        blobs: updates and manifests, by content.
+        adapters: one PEFT folder per round.
+        lock: held open as long as the server runs; the system releases it however the process ends.
+    """
+
+    task_id: str
+    sessions: sessionmaker[Session]
+    blobs: BlobFolder
+    adapters: AdapterFolders
+    lock: IO[str]
+
+    def close(self) -> None:
+        """Close the database and let another server have the folder."""
+        bind = self.sessions.kw["bind"]
+        bind.dispose()
+        self.lock.close()
+
+
+def open_state(folder: Path, family: ServedFamily, *, database_url: str | None, now_s: float) -> ServerState:
+    """Open the state of a task, or begin a new one.
+
+    Raises:
+        QuadloomError: the folder cannot be written, another server uses it, or it belongs to another family.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+    except OSError as error:
+        raise QuadloomError(
+            f"the state folder {folder} cannot be written: {error.strerror}", remedy="give a folder that can be written"
+        ) from None
+    try:
+        sessions = open_database(database_url or f"sqlite:///{(folder / DATABASE_NAME).absolute()}")
+        with sessions.begin() as session:
+            task_id = _task_id(session, family, folder=folder, now_s=now_s)
+        adapters = AdapterFolders(folder, family)
+        adapters.write_initial()
+        blobs = BlobFolder(folder / "blobs")
+        blobs.put(family.content)
+    except BaseException:
+        lock.close()
+        raise
+    return ServerState(task_id, sessions, blobs, adapters, lock)
+
+
+def _lock(folder: Path) -> IO[str]:
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise QuadloomError(
+            f"another server uses the state folder {folder}", remedy="stop it, or give --state another folder"
+        ) from None
+    return lock
+
+
+def _task_id(session: Session, family: ServedFamily, *, folder: Path, now_s: float) -> str:
+    task = session.scalar(select(Task))
+    if task is None:
+        task = Task(
+            id=str(uuid.uuid4()), schema_version=SCHEMA_VERSION, family_identity=family.identity, created_at_s=now_s
+        )
+        session.add(task)
+    if task.schema_version != SCHEMA_VERSION:
+        raise QuadloomError(
+            f"the state in {folder} has schema version {task.schema_version}, this program uses {SCHEMA_VERSION}",
+            remedy="use the Quadloom release that wrote it, or give --state a new folder",
+        )
+    if task.family_identity != family.identity:
+        raise QuadloomError(
+            f"the state in {folder} belongs to another family than the one at {family.folder}",
+            remedy="give --state a new folder, or --family the family that this state was begun with",
+        )
+    return task.id

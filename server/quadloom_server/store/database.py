@@ -1,0 +1,49 @@
+"""Opens the database by URL: SQLite by default, any other by its SQLAlchemy driver."""
+
+from typing import Any
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from quadloom_runtime.errors import QuadloomError
+from quadloom_server.store.tables import Base
+
+SQLITE_SETTINGS = (
+    "PRAGMA journal_mode = WAL",  # readers (the status page) never wait for a writer
+    "PRAGMA synchronous = FULL",  # an accepted update survives a power cut, not only a killed process
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 10000",
+)
+
+
+def open_database(url: str) -> sessionmaker[Session]:
+    """Connect, create the tables that are missing, and give the factory of sessions.
+
+    Raises:
+        QuadloomError: the URL is wrong, its driver is missing, or the database cannot be used.
+    """
+    try:
+        engine = create_engine(url)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise QuadloomError(
+            f"the database URL {url!r} cannot be used: {error}",
+            remedy="give a SQLAlchemy URL such as sqlite:////path/to/server.db, and install its driver",
+        ) from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+    try:
+        Base.metadata.create_all(engine)
+    except SQLAlchemyError as error:
+        raise QuadloomError(
+            f"the database at {engine.url!r} cannot be opened: {getattr(error, 'orig', error)}",
+            remedy="check that it exists and is writable; a damaged SQLite file must be restored or removed",
+        ) from None
+    return sessionmaker(engine)
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for setting in SQLITE_SETTINGS:
+        cursor.execute(setting)
+    cursor.close()

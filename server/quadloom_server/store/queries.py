@@ -1,0 +1,111 @@
+"""What the state machine asks the store. Every function works inside the caller's transaction."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round, RoundEvaluation
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Assignments of one round by what became of them; `assigned` counts all."""
+
+    assigned: int = 0
+    outstanding: int = 0
+    accepted: int = 0
+    failed: int = 0
+
+
+def device_count(session: Session) -> int:
+    """Number of enrolled devices."""
+    return session.scalar(select(func.count()).select_from(Device)) or 0
+
+
+def device_named(session: Session, name: str) -> Device | None:
+    """The device that enrolled under this name."""
+    return session.scalar(select(Device).where(Device.name == name))
+
+
+def latest_round(session: Session) -> Round | None:
+    """The round with the highest number."""
+    return session.scalar(select(Round).order_by(Round.number.desc()).limit(1))
+
+
+def round_progress(session: Session, number: int) -> Progress:
+    """Count the assignments of one round."""
+    counted = select(Assignment.state, func.count()).where(Assignment.round_number == number).group_by(Assignment.state)
+    by_state = dict(session.execute(counted).tuples().all())
+    return Progress(
+        assigned=sum(by_state.values()),
+        outstanding=by_state.get("open", 0),
+        accepted=by_state.get("accepted", 0),
+        failed=by_state.get("failed", 0),
+    )
+
+
+def latest_assignment(session: Session, *, device_id: str, round_number: int) -> Assignment | None:
+    """The device's most recent assignment of the round."""
+    return session.scalar(
+        select(Assignment)
+        .where(Assignment.device_id == device_id, Assignment.round_number == round_number)
+        .order_by(Assignment.attempt.desc())
+        .limit(1)
+    )
+
+
+def has_accepted_update(session: Session, *, device_id: str, round_number: int) -> bool:
+    """Whether an update of this device already counts in this round."""
+    found = select(AcceptedUpdate.assignment_id).where(
+        AcceptedUpdate.device_id == device_id, AcceptedUpdate.round_number == round_number
+    )
+    return session.scalar(found) is not None
+
+
+def expire_open_assignments(session: Session, *, round_number: int | None = None, device_id: str | None = None) -> None:
+    """Stop waiting for the open assignments of a round, or of a device."""
+    chosen = update(Assignment).where(Assignment.state == "open")
+    if round_number is not None:
+        chosen = chosen.where(Assignment.round_number == round_number)
+    if device_id is not None:
+        chosen = chosen.where(Assignment.device_id == device_id)
+    session.execute(chosen.values(state="expired"))
+
+
+def members_out_of_memory(session: Session, *, device_id: str, memory_limit_bytes: int) -> list[MemberKey]:
+    """Members that ran out of memory on this device while its limit was at least the given one."""
+    found = select(Assignment).where(
+        Assignment.device_id == device_id,
+        Assignment.failure_kind == "out-of-memory",
+        Assignment.memory_limit_bytes >= memory_limit_bytes,
+    )
+    return [member_key(each) for each in session.scalars(found)]
+
+
+def accepted_updates(session: Session, round_number: int) -> list[tuple[str, int, int]]:
+    """Blob hash, examples and depth of every update that counts in a round, in a fixed order."""
+    found = (
+        select(AcceptedUpdate.blob_sha256, AcceptedUpdate.examples, Assignment.depth)
+        .join(Assignment, Assignment.id == AcceptedUpdate.assignment_id)
+        .where(AcceptedUpdate.round_number == round_number)
+        .order_by(AcceptedUpdate.assignment_id)
+    )
+    return list(session.execute(found).tuples())
+
+
+def round_evaluation(session: Session, round_number: int) -> RoundEvaluation | None:
+    """The evaluation after a round, 0 for the initial adapter."""
+    return session.get(RoundEvaluation, round_number)
+
+
+def member_key(assignment: Assignment) -> MemberKey:
+    """The member that an assignment names."""
+    return MemberKey.model_validate(
+        {
+            "depth": assignment.depth,
+            "quantized_layers": assignment.quantized_layers,
+            "format": assignment.format,
+        }
+    )

@@ -1,0 +1,112 @@
+"""The server's tables. Times are seconds since the epoch, by the server's clock."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_VERSION = 1
+
+
+class Base(DeclarativeBase):
+    """Registry of all tables."""
+
+
+class Task(Base):
+    """One row: what this state is the state of."""
+
+    __tablename__ = "task"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    schema_version: Mapped[int]
+    family_identity: Mapped[str] = mapped_column(String(64))
+    created_at_s: Mapped[float]
+
+
+class Device(Base):
+    """One enrolled device with the capabilities that it last stated."""
+
+    __tablename__ = "devices"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    capabilities: Mapped[dict[str, Any]] = mapped_column(JSON)
+    enrolled_at_s: Mapped[float]
+    seen_at_s: Mapped[float]
+
+
+class Round(Base):
+    """One round: open -> closing -> closed.
+
+    `window_opened_at_s` is when the current deadline was set; it moves when the deadline is extended. Work that failed
+    before it may be tried again.
+    """
+
+    __tablename__ = "rounds"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    state: Mapped[str] = mapped_column(String(8))
+    opened_at_s: Mapped[float]
+    window_opened_at_s: Mapped[float]
+    deadline_at_s: Mapped[float]
+    closed_at_s: Mapped[float | None]
+    adapter_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    adapter_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Assignment(Base):
+    """One member given to one device: open -> accepted, failed or expired.
+
+    `memory_limit_bytes` is the device's limit at that time, so that an out-of-memory failure stops counting against a
+    device that has got more since.
+    """
+
+    __tablename__ = "assignments"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    round_number: Mapped[int] = mapped_column(ForeignKey("rounds.number"), index=True)
+    attempt: Mapped[int]
+    depth: Mapped[int]
+    quantized_layers: Mapped[int]
+    format: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str]
+    memory_limit_bytes: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(8))
+    assigned_at_s: Mapped[float]
+    failure_kind: Mapped[str | None] = mapped_column(String(20))
+    failure_message: Mapped[str | None]
+    __table_args__ = (
+        UniqueConstraint("device_id", "round_number", "attempt"),
+        Index(
+            "one_open_assignment_per_device",
+            "device_id",
+            unique=True,
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+    )
+
+
+class AcceptedUpdate(Base):
+    """One update that counts. The keys make it exactly once per assignment, and once per device and round."""
+
+    __tablename__ = "updates"
+    assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"), primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    round_number: Mapped[int] = mapped_column(ForeignKey("rounds.number"), index=True)
+    blob_sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    examples: Mapped[int] = mapped_column(BigInteger)
+    train_s: Mapped[float]
+    peak_step_bytes: Mapped[int] = mapped_column(BigInteger)
+    downloaded_bytes: Mapped[int] = mapped_column(BigInteger)
+    report: Mapped[dict[str, Any]] = mapped_column(JSON)
+    received_at_s: Mapped[float]
+    __table_args__ = (UniqueConstraint("device_id", "round_number"),)
+
+
+class RoundEvaluation(Base):
+    """The global model on the held-out data after a round; round 0 is the initial adapter."""
+
+    __tablename__ = "evaluations"
+    round_number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    accuracy: Mapped[float]
+    loss: Mapped[float]
+    examples: Mapped[int] = mapped_column(BigInteger)
