@@ -166,4 +166,5 @@ def _evaluator(arguments: argparse.Namespace, family: "ServedFamily") -> "Evalua
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    # Devices' own words are in some lines: what is not printable must not reach a terminal, or begin a line of its own.
+    print("".join(each if each.isprintable() else " " for each in line), flush=True)

@@ -37,7 +37,7 @@ def latest_round(session: Session) -> Round | None:
 def round_progress(session: Session, number: int) -> Progress:
     """Count the assignments of one round."""
     counted = select(Assignment.state, func.count()).where(Assignment.round_number == number).group_by(Assignment.state)
-    by_state = dict(session.execute(counted).tuples().all())
+    by_state = {row[0]: row[1] for row in session.execute(counted)}
     return Progress(
         assigned=sum(by_state.values()),
         outstanding=by_state.get("open", 0),
@@ -92,7 +92,7 @@ def accepted_updates(session: Session, round_number: int) -> list[tuple[str, int
         .where(AcceptedUpdate.round_number == round_number)
         .order_by(AcceptedUpdate.assignment_id)
     )
-    return list(session.execute(found).tuples())
+    return [(row[0], row[1], row[2]) for row in session.execute(found)]
 
 
 def round_evaluation(session: Session, round_number: int) -> RoundEvaluation | None:
