@@ -4,9 +4,14 @@ The manifest is rewritten after every member and names those still missing, so a
 stopped: members that the folder already holds under the same settings are kept.
 """
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from peft import LoraConfig
+from tokenizers import Tokenizer
 
 from quadloom_export.calibration import Calibration, calibrate, gradient_error
 from quadloom_export.graph import JointGraph
@@ -22,7 +27,7 @@ from quadloom_export.lowering.onnx import (
     weight_tensors,
 )
 from quadloom_export.lowering.weights import WeightEntry, write_weights
-from quadloom_export.model import add_lora, find_layers, load_classifier
+from quadloom_export.model import LoraModel, add_lora, find_layers, load_classifier
 from quadloom_export.operations import multiply_adds
 from quadloom_export.passes.quantize import StashFormat, quantized_elements
 from quadloom_export.passes.stash import stash_bytes
@@ -50,10 +55,15 @@ from quadloom_runtime.family_folder import (
     file_sha256,
     load_manifest,
     save_manifest,
+    write_atomically,
 )
 
+WEIGHTS_PATH = f"onnx/{WEIGHTS_NAME}"
+EVALUATION_PATH = "onnx/eval.onnx"
 ONNX_MEDIA_TYPE = "application/onnx"
 BINARY_MEDIA_TYPE = "application/octet-stream"
+STAGING_NAME = ".staging"
+"""Where the shared files wait until it is certain that the folder does not hold another family."""
 LARGEST_EXACT_ERROR = 1e-4
 """Gradient error against PyTorch eager beyond which an unquantized member is wrong, not imprecise."""
 
@@ -103,47 +113,28 @@ def export_family(
     keys = member_keys(settings, layers=len(find_layers(base)))
     _check_sequence_length(base, settings.sequence_length)
     tokenizer = load_tokenizer(source, sequence_length=settings.sequence_length)
-    architecture = type(base).__name__
-    parameters = sum(value.numel() for value in base.parameters())
+    description = ModelSpec(
+        source=source,
+        architecture=type(base).__name__,
+        layers=len(find_layers(base)),
+        parameters=sum(value.numel() for value in base.parameters()),
+    )
     model = add_lora(
         base, rank=settings.rank, alpha=settings.alpha, target_modules=settings.target_modules, seed=settings.seed
     )
     shape = {"batch_size": settings.batch_size, "sequence_length": settings.sequence_length}
-    progress(f"tracing {architecture}: {len(model.layer_names)} layers")
+    progress(f"tracing {description.architecture}: {description.layers} layers")
     full, evaluation = training_graph(model, **shape), evaluation_graph(model, **shape)
 
-    out.mkdir(parents=True, exist_ok=True)
-    model.module.save_pretrained(str(out / "adapter"))
-    save_tokenizer(tokenizer, out / "tokenizer")
-    (out / "onnx").mkdir(exist_ok=True)
-    entries, weights = _share_weights(out, full, evaluation)
-    manifest = FamilyManifest(
-        quadloom_version=__version__,
-        model=ModelSpec(source=source, architecture=architecture, layers=len(model.layer_names), parameters=parameters),
-        task=TaskSpec(kind="sequence-classification", num_labels=settings.num_labels),
-        lora=LoraSpec(
-            rank=settings.rank,
-            alpha=settings.alpha,
-            target_modules=tuple(sorted(model.module.peft_config["default"].target_modules or ())),  # type: ignore[arg-type]
-        ),
-        batch=BatchSpec(**shape),
-        stash=StashSpec(bits=settings.bits, group_size=settings.group_size),  # type: ignore[arg-type]
-        dropout=0.0,
-        parameters=model.parameters,
-        formats=(FormatSpec(format="onnx", weights=weights, versions={"opset": OPSET, "ir": IR_VERSION}),),
-        members=(),
-        evaluation=(_export_evaluation(out, evaluation, entries),),
-        adapter=tuple(
-            blob_reference(out, f"adapter/{name}", media_type=media_type)
-            for name, media_type in (
-                ("adapter_config.json", "application/json"),
-                ("adapter_model.safetensors", BINARY_MEDIA_TYPE),
-            )
-        ),
-        tokenizer=(blob_reference(out, "tokenizer/tokenizer.json", media_type="application/json"),),
-        missing=keys,
-    )
-    manifest = _take_over_finished(out, manifest)
+    staging = out / STAGING_NAME
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        entries = _write_shared_files(staging, model, tokenizer, full, evaluation)
+        manifest = _empty_family(staging, settings, description, model, evaluation, missing=keys)
+        manifest = _take_over_finished(out, manifest)
+        _move_files(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     save_manifest(out, manifest)
     calibration = calibrate(
         model, tokenizer, batch_size=settings.batch_size, num_labels=settings.num_labels, seed=settings.seed
@@ -159,6 +150,19 @@ def export_family(
             f"gradient error {100 * error.relative_l2:.2f} %, worst cosine {error.worst_cosine:.4f}"
         )
     return manifest
+
+
+def save_adapter(model: LoraModel, folder: Path) -> None:
+    """Write the initial adapter in PEFT's format.
+
+    PEFT holds the target modules as a set, whose order changes from process to process; sorted, the same export gives
+    the same bytes and can be resumed.
+    """
+    model.module.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["target_modules"] = sorted(config["target_modules"])
+    write_atomically(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def check_settings(settings: FamilySettings) -> None:
@@ -211,21 +215,71 @@ def _check_sequence_length(model: object, sequence_length: int) -> None:
         )
 
 
-def _share_weights(out: Path, *graphs: JointGraph) -> tuple[dict[str, WeightEntry], BlobReference]:
-    path = f"onnx/{WEIGHTS_NAME}"
-    entries = write_weights(out / path, weight_tensors(*graphs))
-    return entries, blob_reference(out, path, media_type=BINARY_MEDIA_TYPE)
+def _write_shared_files(
+    folder: Path, model: LoraModel, tokenizer: Tokenizer, full: JointGraph, evaluation: JointGraph
+) -> dict[str, WeightEntry]:
+    """Write all files but the members; returns where each weight lies."""
+    (folder / "onnx").mkdir(parents=True)
+    save_adapter(model, folder / "adapter")
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    entries = write_weights(folder / WEIGHTS_PATH, weight_tensors(full, evaluation))
+    save_onnx(lower_to_onnx(evaluation, entries), folder / EVALUATION_PATH)
+    return entries
 
 
-def _export_evaluation(out: Path, graph: JointGraph, entries: dict[str, WeightEntry]) -> EvaluationSpec:
-    save_onnx(lower_to_onnx(graph, entries), out / "onnx/eval.onnx")
-    return EvaluationSpec(
-        format="onnx",
-        graph=blob_reference(out, "onnx/eval.onnx", media_type=ONNX_MEDIA_TYPE),
-        planned_peak_bytes=plan_memory(graph).peak_bytes,
-        inputs=input_specs(graph),
-        outputs=output_specs(graph),
+def _empty_family(
+    folder: Path,
+    settings: FamilySettings,
+    description: ModelSpec,
+    model: LoraModel,
+    evaluation: JointGraph,
+    *,
+    missing: tuple[MemberKey, ...],
+) -> FamilyManifest:
+    """The manifest of a family whose shared files lie in `folder` and whose members are all missing."""
+    lora = model.module.peft_config["default"]
+    assert isinstance(lora, LoraConfig)
+
+    def blob(path: str, media_type: str) -> BlobReference:
+        return blob_reference(folder, path, media_type=media_type)
+
+    weights = blob(WEIGHTS_PATH, BINARY_MEDIA_TYPE)
+    return FamilyManifest(
+        quadloom_version=__version__,
+        model=description,
+        task=TaskSpec(kind="sequence-classification", num_labels=settings.num_labels),
+        lora=LoraSpec(
+            rank=settings.rank, alpha=settings.alpha, target_modules=tuple(sorted(lora.target_modules or ()))
+        ),
+        batch=BatchSpec(batch_size=settings.batch_size, sequence_length=settings.sequence_length),
+        stash=StashSpec(bits=settings.bits, group_size=settings.group_size),  # type: ignore[arg-type]  # checked before
+        dropout=0.0,
+        parameters=model.parameters,
+        formats=(FormatSpec(format="onnx", weights=weights, versions={"opset": OPSET, "ir": IR_VERSION}),),
+        members=(),
+        evaluation=(
+            EvaluationSpec(
+                format="onnx",
+                graph=blob(EVALUATION_PATH, ONNX_MEDIA_TYPE),
+                planned_peak_bytes=plan_memory(evaluation).peak_bytes,
+                inputs=input_specs(evaluation),
+                outputs=output_specs(evaluation),
+            ),
+        ),
+        adapter=(
+            blob("adapter/adapter_config.json", "application/json"),
+            blob("adapter/adapter_model.safetensors", BINARY_MEDIA_TYPE),
+        ),
+        tokenizer=(blob("tokenizer/tokenizer.json", "application/json"),),
+        missing=missing,
     )
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for path in [each for each in source.rglob("*") if each.is_file()]:
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
 
 
 def _export_members(

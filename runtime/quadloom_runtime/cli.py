@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted = [word for word in words[:1] if word in modules] or sorted(modules)
     commands: dict[str, Command] = {}
     for name in wanted:
-        commands[name] = command = import_module(modules[name])  # type: ignore[assignment]
+        commands[name] = command = import_module(modules[name])
         command.add_arguments(subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY))
     arguments = parser.parse_args(words)
     try:

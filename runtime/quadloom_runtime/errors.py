@@ -41,3 +41,4 @@ class StepOutOfMemoryError(QuadloomError):
         )
         self.member = member
         self.limit_bytes = limit_bytes
+        self.detail = detail

@@ -86,7 +86,7 @@ class TrainingSettings(Value):
     accumulation: int = Field(default=1, ge=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear"] = "constant"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class Assignment(Message):

@@ -1,0 +1,1 @@
+"""Subcommand of `quadloom` that runs benchmarks."""

@@ -1,0 +1,50 @@
+"""`quadloom bench`: print the figures that the documentation quotes."""
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "measure memory and speed against PyTorch eager"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
+    memory = kinds.add_parser("memory", help="step peak per member in fresh processes, against PyTorch eager + PEFT")
+    step = kinds.add_parser("step", help="CPU time per step, interleaved with PyTorch eager + PEFT")
+    for each in (memory, step):
+        each.add_argument(
+            "--family", type=Path, help="an exported family; default: the 12-layer MiniLM shape, random weights"
+        )
+        each.add_argument("--members", default="12,0 12,4 12,8 12,12", metavar='"D,Q ..."', help="members to measure")
+        each.add_argument("--layers", type=int, default=12)
+        each.add_argument("--batch-size", type=int, default=16)
+        each.add_argument("--sequence-length", type=int, default=64)
+        each.add_argument(
+            "--work", type=Path, default=Path("build/bench"), help="folder for the benchmark's own family"
+        )
+    memory.add_argument("--steps", type=int, default=3, help="steps per process; the largest peak counts")
+    step.add_argument("--rounds", type=int, default=15, help="interleaved rounds; medians are printed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Dispatch."""
+    from quadloom_benchmarks.families import open_family, parse_members
+
+    members = parse_members(arguments.members)
+    family = open_family(
+        arguments.family,
+        work=arguments.work,
+        layers=arguments.layers,
+        batch_size=arguments.batch_size,
+        sequence_length=arguments.sequence_length,
+        members=members,
+    )
+    if arguments.benchmark == "memory":
+        from quadloom_benchmarks.memory import report_memory
+
+        report_memory(family, members, steps=arguments.steps)
+    else:
+        from quadloom_benchmarks.step import report_step_times
+
+        report_step_times(family, members, rounds=arguments.rounds)
+    return 0

@@ -1,0 +1,66 @@
+"""Start, drive and stop the worker processes that a benchmark compares."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Self
+
+from quadloom_benchmarks.families import BenchmarkFamily
+from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_runtime.errors import QuadloomError
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+RETURNING_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""glibc raises its threshold as buffers are freed, keeps them, and its heap fragments: PyTorch is then faster and takes
+nearly twice the memory. With the threshold fixed, large buffers go back when freed. Both are shown."""
+
+
+class Contender:
+    """A worker process that runs one training step whenever asked."""
+
+    def __init__(self, name: str, arguments: list[str], *, environment: dict[str, str] | None = None) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "quadloom_benchmarks.worker", *arguments],
+            env=os.environ | ONE_THREAD | (environment or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def step(self) -> dict[str, float]:
+        """One step: ``cpu_s`` of this step and ``peak_bytes`` beyond the idle process so far."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise QuadloomError(
+                f"the worker for {self.name} ended with status {self._process.wait()}",
+                remedy="its own error stands above; for PyTorch, install quadloom[export]",
+            )
+        return dict(json.loads(line))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def member_contender(family: BenchmarkFamily, key: MemberKey) -> Contender:
+    """A member in ONNX Runtime."""
+    return Contender(key.label, ["member", str(family.folder), f"{key.depth},{key.quantized_layers}"])
+
+
+def eager_contender(family: BenchmarkFamily, *, returning_malloc: bool) -> Contender:
+    """PyTorch eager + PEFT, training every layer's adapters."""
+    name = "PyTorch eager + PEFT, " + ("buffers returned when freed" if returning_malloc else "default malloc")
+    environment = RETURNING_MALLOC if returning_malloc else {}
+    return Contender(name, ["eager", str(family.folder), str(family.model)], environment=environment)

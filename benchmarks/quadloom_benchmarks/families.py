@@ -1,0 +1,97 @@
+"""The family that a benchmark measures: an exported one, or the 12-layer MiniLM shape with random weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
+from quadloom_runtime.engines.engine import Batch
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.family_folder import load_manifest
+
+VOCABULARY = 30522
+
+
+@dataclass(frozen=True)
+class BenchmarkFamily:
+    """A family folder, its manifest, and the model folder it was exported from."""
+
+    folder: Path
+    manifest: FamilyManifest
+    model: Path
+
+
+def parse_members(text: str) -> tuple[MemberKey, ...]:
+    """``"12,0 12,12"`` -> member keys.
+
+    Raises:
+        QuadloomError: not a list of depth,quantized pairs.
+    """
+    try:
+        pairs = [tuple(int(number) for number in word.split(",")) for word in text.split()]
+        return tuple(MemberKey(depth=depth, quantized_layers=count) for depth, count in pairs)
+    except ValueError as error:
+        raise QuadloomError(f"--members {text!r}: {error}", remedy='write e.g. --members "12,0 12,12"') from None
+
+
+def open_family(
+    folder: Path | None,
+    *,
+    work: Path,
+    layers: int,
+    batch_size: int,
+    sequence_length: int,
+    members: tuple[MemberKey, ...],
+) -> BenchmarkFamily:
+    """Load `folder`, or export (once) a random model of MiniLM's shape into `work`."""
+    if folder is not None:
+        manifest = load_manifest(folder)
+        return BenchmarkFamily(folder, manifest, Path(manifest.model.source))
+    from quadloom_export.family import FamilySettings, export_family
+
+    name = f"minilm-{layers}-layers-batch-{batch_size}-length-{sequence_length}"
+    model = work / name / "model"
+    if not (model / "config.json").exists():
+        write_random_model(model, layers=layers)
+    settings = FamilySettings(
+        depths=tuple(sorted({key.depth for key in members})),
+        quantized=tuple(sorted({key.quantized_layers for key in members})),
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+    )
+    label = "-".join(f"{key.depth}.{key.quantized_layers}" for key in members)
+    out = work / name / f"family-{label}"
+    manifest = export_family(str(model), out, settings)
+    return BenchmarkFamily(out, manifest, model)
+
+
+def write_random_model(folder: Path, *, layers: int) -> None:
+    """A BERT of MiniLM's shape (hidden 384, 12 heads, intermediate 1536) with random weights and a toy tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=384,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=1536,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    letters = [chr(code) for code in range(33, 127)]
+    words = ["[PAD]", "[UNK]", *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+
+
+def random_batch(manifest: FamilyManifest, *, seed: int = 0) -> Batch:
+    """A full batch of random tokens."""
+    generator = np.random.default_rng(seed)
+    shape = (manifest.batch.batch_size, manifest.batch.sequence_length)
+    ids = generator.integers(1, 1000, shape)
+    labels = generator.integers(0, manifest.task.num_labels, shape[0])
+    return Batch(ids, np.ones_like(ids), np.zeros_like(ids), labels)

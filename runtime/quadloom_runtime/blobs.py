@@ -1,0 +1,66 @@
+"""A cache of files addressed by the SHA-256 of their content."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from quadloom_runtime.contract.manifest import BlobReference
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.family_folder import file_sha256
+
+
+@dataclass(frozen=True)
+class BlobCache:
+    """Blobs below `folder`; a blob is under its final name only when its content has been checked."""
+
+    folder: Path
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob lies or would lie."""
+        return self.folder / sha256[:2] / sha256
+
+    def partial_path(self, sha256: str) -> Path:
+        """Where a download of it grows."""
+        return self.folder / sha256[:2] / f"{sha256}.part"
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the blob is here and intact; an altered one is removed, so that it is fetched again."""
+        path = self.path(sha256)
+        if not path.is_file():
+            return False
+        if file_sha256(path) == sha256:
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def accept_partial(self, sha256: str) -> bool:
+        """Check a finished download and give it its final name; False (and removed) if the content is wrong."""
+        partial = self.partial_path(sha256)
+        if file_sha256(partial) != sha256:
+            partial.unlink()
+            return False
+        partial.replace(self.path(sha256))
+        return True
+
+    def link_into(self, folder: Path, reference: BlobReference) -> Path:
+        """Put the blob under its family path in `folder`: a hard link where the file system can, else a copy.
+
+        Raises:
+            QuadloomError: the cache does not hold it.
+        """
+        source, target = self.path(reference.sha256), folder / reference.path
+        if not source.is_file():
+            raise QuadloomError(
+                f"the cache {self.folder} lacks {reference.path} ({reference.sha256[:12]}...)",
+                remedy="let the device fetch it again; do not remove files from the cache while a device runs",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+        return target

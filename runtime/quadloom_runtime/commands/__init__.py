@@ -1,0 +1,1 @@
+"""Subcommands of `quadloom` that a device can run."""

@@ -1,0 +1,36 @@
+"""`quadloom inspect`: what a family holds, what fills a member's memory, whether its files are intact."""
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "show a family: members, memory, gradient error; verify its files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("family", type=Path, metavar="DIR", help="folder that `quadloom export` wrote")
+    parser.add_argument("--json", action="store_true", help="print the manifest (or the member) as JSON")
+    parser.add_argument("--member", metavar="D,Q", help="one member, e.g. 6,4")
+    parser.add_argument("--memory", action="store_true", help="with --member: what fills its planned peak")
+    parser.add_argument("--verify", action="store_true", help="check every file against its hash")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what was asked for; status 1 when --verify finds a damaged file."""
+    from quadloom_runtime.family_folder import altered_files, load_manifest
+    from quadloom_runtime.family_table import family_table, find_member, member_table, memory_table
+
+    manifest = load_manifest(arguments.family)
+    if arguments.verify:
+        damaged = altered_files(arguments.family, manifest)
+        print("\n".join(damaged) if damaged else f"{len(manifest.blobs())} files are as the manifest says")
+        return 1 if damaged else 0
+    if arguments.member is None:
+        print(manifest.model_dump_json(indent=1) if arguments.json else family_table(manifest))
+        return 0
+    member = find_member(manifest, arguments.member)
+    if arguments.json:
+        print(member.model_dump_json(indent=1))
+    else:
+        print(memory_table(member) if arguments.memory else member_table(member))
+    return 0

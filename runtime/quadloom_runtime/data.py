@@ -1,0 +1,178 @@
+"""Local data: labelled text from a file, as batches of the family's static shape."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from quadloom_runtime.engines.engine import IGNORED_LABEL, Batch, IntArray
+from quadloom_runtime.errors import MissingExtraError, QuadloomError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled text; the label is a class index."""
+
+    text: str
+    label: int
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """Token ids of all examples: int64 ``(examples, sequence_length)``; labels int64 ``(examples,)``."""
+
+    input_ids: IntArray
+    attention_mask: IntArray
+    token_type_ids: IntArray
+    labels: IntArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_examples(
+    path: Path, *, num_labels: int | None = None, text_field: str = "text", label_field: str = "label"
+) -> list[Example]:
+    """Read JSONL (``.jsonl``, ``.json``), CSV with a header, or Parquet.
+
+    Args:
+        num_labels: number of classes; None when the family is not known yet, `check_labels` then comes later.
+
+    Raises:
+        QuadloomError: unreadable, empty, a missing field, a text that is none, or a label that is not a class index.
+    """
+    examples = []
+    for number, row in enumerate(_rows(path), 1):
+        where = f"{path}, row {number}"
+        for field in (text_field, label_field):
+            if row.get(field) is None:
+                raise QuadloomError(
+                    f"{where} has no field {field!r}; it has {', '.join(map(repr, row))}",
+                    remedy="name the fields with --text-field and --label-field, and fill them in every row",
+                )
+        text = row[text_field]
+        if not isinstance(text, str):
+            raise QuadloomError(f"{where}: {text_field} is {text!r}", remedy="give the text as a string")
+        examples.append(Example(text, _label(row[label_field], where=where)))
+    if not examples:
+        raise QuadloomError(f"{path} holds no examples", remedy="give a file with at least one labelled row")
+    if num_labels is not None:
+        check_labels(examples, num_labels=num_labels, source=path)
+    return examples
+
+
+def check_labels(examples: Sequence[Example], *, num_labels: int, source: Path) -> None:
+    """Check that each label is one of 0..num_labels-1; `source` names the file in the error.
+
+    Raises:
+        QuadloomError: the first row whose label is not.
+    """
+    for number, example in enumerate(examples, 1):
+        if example.label >= num_labels:
+            raise QuadloomError(
+                f"{source}, row {number}: label {example.label} is outside 0..{num_labels - 1}",
+                remedy="number the labels from 0, or export the family with a larger --num-labels",
+            )
+
+
+def encode(examples: Sequence[Example], tokenizer_path: Path) -> EncodedData:
+    """Tokenize with the family's ``tokenizer.json``, which truncates and pads to the family's sequence length.
+
+    Raises:
+        QuadloomError: the tokenizer cannot be read.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise QuadloomError(
+            f"cannot read the tokenizer {tokenizer_path}: {error}", remedy="fetch or export the family again"
+        ) from error
+    encoded = tokenizer.encode_batch([example.text for example in examples])
+    return EncodedData(
+        input_ids=np.asarray([each.ids for each in encoded], dtype=np.int64),
+        attention_mask=np.asarray([each.attention_mask for each in encoded], dtype=np.int64),
+        token_type_ids=np.asarray([each.type_ids for each in encoded], dtype=np.int64),
+        labels=np.asarray([example.label for example in examples], dtype=np.int64),
+    )
+
+
+def batches(data: EncodedData, *, batch_size: int, order: IntArray | None = None) -> Iterator[Batch]:
+    """Cut `data`, in the given order, into batches; the last is filled with rows that the loss ignores."""
+    rows = np.arange(len(data)) if order is None else order
+    for start in range(0, len(rows), batch_size):
+        taken = rows[start : start + batch_size]
+        # A padding row repeats a real one: an empty row would have no token to attend to.
+        filled = np.concatenate([taken, np.repeat(taken[:1], batch_size - len(taken))])
+        labels = data.labels[filled]
+        labels[len(taken) :] = IGNORED_LABEL
+        yield Batch(data.input_ids[filled], data.attention_mask[filled], data.token_type_ids[filled], labels)
+
+
+def epoch_order(examples: int, *, seed: int, epoch: int) -> IntArray:
+    """The shuffled order of one epoch: the same on every machine for the same seed and epoch."""
+    # A seed sequence takes no negative numbers; every seed still has an order of its own.
+    entropy = [abs(seed), int(seed < 0), epoch]
+    return np.random.default_rng(entropy).permutation(examples).astype(np.int64)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    readers = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise QuadloomError(
+            f"{path} has the unknown suffix {path.suffix!r}", remedy="give a .jsonl, .csv or .parquet file"
+        )
+    try:
+        yield from reader(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise QuadloomError(f"cannot read {path}: {error}", remedy="check the path and the file") from error
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise QuadloomError(
+                    f"{path}, line {number} is not JSON: {error}", remedy="write one object per line"
+                ) from None
+            if not isinstance(row, dict):
+                raise QuadloomError(f"{path}, line {number} is not an object", remedy="write one object per line")
+            yield row
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise MissingExtraError(package="pyarrow", extra="parquet") from None
+    try:
+        yield from pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise QuadloomError(f"{path} is not Parquet: {error}", remedy="check the file") from error
+
+
+def _label(value: Any, *, where: str) -> int:
+    """A class index from 1, 1.0 or "1"."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = -1
+    if number < 0 or not number.is_integer():
+        raise QuadloomError(
+            f"{where}: label {value!r} is not a class index", remedy="number the labels from 0: 0, 1, 2, ..."
+        )
+    return int(number)

@@ -1,0 +1,153 @@
+"""Run a fleet: one server, many devices, each a process of its own under its profile."""
+
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from pydantic import ValidationError
+
+from quadloom_runtime.contract.wire import TaskStatus
+from quadloom_runtime.data import load_examples
+from quadloom_runtime.emulation.display import Display
+from quadloom_runtime.emulation.fleet_file import FleetDevice, FleetFile, fleet_devices
+from quadloom_runtime.emulation.processes import Child, Processes
+from quadloom_runtime.emulation.progress import EventTail
+from quadloom_runtime.emulation.shards import split_dirichlet, split_iid, write_shards
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.family_folder import load_manifest
+
+SERVER_START_PATIENCE_S = 60.0
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class EmulationResult:
+    """How an emulation ended. `reached` is None when no target accuracy was set."""
+
+    task: TaskStatus
+    reached: bool | None
+
+
+def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
+    """Start server and devices, show them until the task is finished, print the tables, stop everything.
+
+    Raises:
+        QuadloomError: data, family or fleet are unusable, or the server died.
+    """
+    devices = fleet_devices(fleet)
+    shards = _deal_data(fleet, devices, work / "data")
+    with Processes(work / "logs") as processes:
+        server = processes.start("server", _serve_arguments(fleet, work, devices=len(devices), port=port))
+        address = _wait_for_address(server)
+        tails = {device.name: EventTail(work / "events" / f"{device.name}.jsonl") for device in devices}
+        children = {}
+        for device, shard in zip(devices, shards, strict=True):
+            tails[device.name].path.unlink(missing_ok=True)
+            arguments = _device_arguments(device, address, shard, work, tails[device.name].path)
+            children[device.name] = processes.start(device.name, arguments)
+        task = _follow(address, server, children, devices, tails)
+        news = {name: tail.read() for name, tail in tails.items()}
+        Display.final(task, devices, news)
+    target = fleet.task.target_accuracy
+    best = max((each.evaluation.accuracy for each in task.rounds if each.evaluation is not None), default=0.0)
+    return EmulationResult(task, None if target is None else best >= target)
+
+
+def _deal_data(fleet: FleetFile, devices: tuple[FleetDevice, ...], folder: Path) -> list[Path]:
+    data = fleet.data
+    labels = load_manifest(fleet.task.family).task.num_labels
+    examples = load_examples(data.train, num_labels=labels, text_field=data.text_field, label_field=data.label_field)
+    found = [each.label for each in examples]
+    if data.split == "iid":
+        shards = split_iid(found, len(devices), seed=data.seed)
+    else:
+        shards = split_dirichlet(found, len(devices), alpha=data.alpha, seed=data.seed)
+    return write_shards(examples, shards, folder)
+
+
+def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -> list[str]:
+    task, data = fleet.task, fleet.data
+    given = {
+        "--family": task.family,
+        "--state": work / "server",
+        "--port": port,
+        "--rounds": task.rounds,
+        "--min-devices": devices,
+        "--round-deadline-s": task.round_deadline_s,
+        "--eval-data": data.eval,
+        "--text-field": data.text_field,
+        "--label-field": data.label_field,
+        "--target-accuracy": task.target_accuracy,
+        "--learning-rate": task.learning_rate,
+        "--head-learning-rate": task.head_learning_rate,
+        "--local-epochs": task.local_epochs,
+        "--max-steps": task.max_steps,
+        "--optimizer": task.optimizer,
+        "--schedule": task.schedule,
+        "--eval-limit": task.eval_limit,
+    }
+    words = ["serve", "--exit-when-finished"]
+    for flag, value in given.items():
+        words += [] if value is None else [flag, str(value)]
+    return words
+
+
+def _device_arguments(device: FleetDevice, address: str, shard: Path, work: Path, events: Path) -> list[str]:
+    # A cache of its own per device: bytes down are then what a real device would fetch.
+    cache = work / "devices" / device.name
+    words = ["device", "--server", address, "--data", str(shard), "--name", device.name, "--cache", str(cache)]
+    return [*words, "--events", str(events), *device.options]
+
+
+def _wait_for_address(server: Child) -> str:
+    deadline = time.monotonic() + SERVER_START_PATIENCE_S
+    while time.monotonic() < deadline:
+        found = re.search(r"http://\S+", server.log.read_text(encoding="utf-8"))
+        if found:
+            return found[0]
+        if server.process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise QuadloomError(
+        f"the server did not start: {server.last_line() or 'it wrote nothing'}", remedy=f"see {server.log}"
+    )
+
+
+def _follow(
+    address: str,
+    server: Child,
+    children: dict[str, Child],
+    devices: tuple[FleetDevice, ...],
+    tails: dict[str, EventTail],
+) -> TaskStatus:
+    """Show progress until the task is finished; returns its last status."""
+    task: TaskStatus | None = None
+    said_dead: set[str] = set()
+    with Display(devices, live=sys.stdout.isatty()) as display, httpx.Client(timeout=10) as http:
+        while True:
+            latest = _task_status(http, address)
+            task = latest or task
+            for name, child in children.items():
+                status = child.process.poll()
+                if status not in (None, 0) and name not in said_dead:
+                    said_dead.add(name)
+                    display.say(f"device {name} ended with status {status}: {child.last_line()} (see {child.log})")
+            display.show(task, {name: tail.read() for name, tail in tails.items()})
+            if task is not None and task.state == "finished":
+                return task
+            if server.process.poll() is not None:
+                raise QuadloomError(f"the server ended: {server.last_line()}", remedy=f"see {server.log}")
+            if len(said_dead) == len(children):
+                raise QuadloomError("every device has ended with an error", remedy=f"see {server.log.parent}")
+            time.sleep(POLL_S)
+
+
+def _task_status(http: httpx.Client, address: str) -> TaskStatus | None:
+    """The server's word on the task, None while it cannot answer."""
+    try:
+        return TaskStatus.model_validate_json(http.get(f"{address}/v1/task").raise_for_status().content)
+    except (httpx.HTTPError, ValidationError):
+        return None

@@ -1,0 +1,131 @@
+"""The fleet file: which devices, which data, which task."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quadloom_runtime.emulation.profiles import DeviceProfile, profile
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.units import parse_bytes
+
+
+class Section(BaseModel):
+    """A table of the file; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskSection(Section):
+    """What `quadloom serve` is told; paths are relative to the fleet file."""
+
+    family: Path
+    rounds: int = Field(default=3, ge=1)
+    target_accuracy: float | None = Field(default=None, gt=0, le=1)
+    round_deadline_s: float = Field(default=600.0, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    local_epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    optimizer: Literal["adamw", "sgd"] | None = None
+    schedule: Literal["constant", "linear"] | None = None
+    eval_limit: int | None = Field(default=None, ge=1)
+
+
+class DataSection(Section):
+    """Where the data lies and how it is dealt out. `alpha` is the concentration of the Dirichlet split."""
+
+    train: Path
+    eval: Path
+    split: Literal["iid", "dirichlet"] = "iid"
+    alpha: float = Field(default=1.0, gt=0)
+    seed: int = 0
+    text_field: str = "text"
+    label_field: str = "label"
+
+
+class DeviceSection(Section):
+    """`count` devices of one kind; what is given here replaces the profile's value."""
+
+    profile: str
+    count: int = Field(default=1, ge=1, le=1000)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$")] | None = None
+    memory_limit: str | None = None
+    threads: int | None = Field(default=None, ge=1)
+    slowdown: float | None = Field(default=None, ge=1)
+    link_mbps: float | None = Field(default=None, gt=0)
+
+
+class FleetFile(Section):
+    """The whole file."""
+
+    task: TaskSection
+    data: DataSection
+    device: tuple[DeviceSection, ...] = Field(min_length=1)
+
+
+class FleetDevice(Section):
+    """One device of the fleet, with its options for `quadloom device`."""
+
+    name: str
+    profile: str
+    memory_limit_bytes: int
+    options: tuple[str, ...]
+
+
+def load_fleet(path: Path) -> FleetFile:
+    """Read and check a fleet file; its paths come out relative to the working directory.
+
+    Raises:
+        QuadloomError: unreadable, not TOML, or a value that is missing, unknown or out of range.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise QuadloomError(
+            f"cannot read the fleet file {path}: {error}", remedy="check the path and the TOML"
+        ) from None
+    try:
+        fleet = FleetFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise QuadloomError(
+            f"fleet file {path}: {where}: {first['msg']} (got {first['input']!r})", remedy="correct that entry"
+        ) from None
+    base = path.parent
+    task = fleet.task.model_copy(update={"family": base / fleet.task.family})
+    data = fleet.data.model_copy(update={"train": base / fleet.data.train, "eval": base / fleet.data.eval})
+    return fleet.model_copy(update={"task": task, "data": data})
+
+
+def fleet_devices(fleet: FleetFile) -> tuple[FleetDevice, ...]:
+    """Every single device, named ``<name>-1``, ``<name>-2`` ...
+
+    Raises:
+        QuadloomError: an unknown profile, a memory limit that is no size, or two devices of one name.
+    """
+    found: list[FleetDevice] = []
+    for section in fleet.device:
+        kind = profile(section.profile)
+        for index in range(section.count):
+            found.append(_device(section, kind, f"{section.name or kind.name}-{index + 1}"))
+    names = [device.name for device in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise QuadloomError(f"two devices of the fleet are called {name!r}", remedy="give one section another name")
+    return tuple(found)
+
+
+def _device(section: DeviceSection, kind: DeviceProfile, name: str) -> FleetDevice:
+    limit = parse_bytes(section.memory_limit) if section.memory_limit else kind.memory_limit_bytes
+    options = ["--profile", kind.name, "--memory-limit", str(limit)]
+    for flag, value in (
+        ("--threads", section.threads),
+        ("--slowdown", section.slowdown),
+        ("--link-mbps", section.link_mbps),
+    ):
+        if value is not None:
+            options += [flag, str(value)]
+    return FleetDevice(name=name, profile=kind.name, memory_limit_bytes=limit, options=tuple(options))

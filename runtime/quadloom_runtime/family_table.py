@@ -1,0 +1,85 @@
+"""A family as tables for people."""
+
+from quadloom_runtime.contract.manifest import FamilyManifest, MemberSpec
+from quadloom_runtime.errors import QuadloomError
+
+
+def family_table(manifest: FamilyManifest) -> str:
+    """One line per member under a header that says what the family is."""
+    lora, batch, stash = manifest.lora, manifest.batch, manifest.stash
+    weights = ", ".join(f"{each.format} weights {_mb(each.weights.size_bytes)} MB" for each in manifest.formats)
+    lines = [
+        f"{manifest.model.architecture} from {manifest.model.source}: {manifest.model.layers} layers, "
+        f"{manifest.model.parameters / 1e6:.1f} M parameters",
+        f"{manifest.task.kind}, {manifest.task.num_labels} labels; LoRA rank {lora.rank}, alpha {lora.alpha:g}, "
+        f"{len(lora.target_modules)} modules; batch {batch.batch_size} x {batch.sequence_length}; "
+        f"stash INT{stash.bits} in groups of {stash.group_size}; dropout {manifest.dropout:g}; {weights}",
+        "",
+        f"{'depth':>5} {'q':>3} {'format':>8} {'planned MB':>11} {'stash MB before':>16} {'after':>7} "
+        f"{'gradient error':>15} {'worst cosine':>13} {'file kB':>8}",
+    ]
+    lines += [_row(member) for member in manifest.members]
+    if manifest.missing:
+        labels = ", ".join(key.label for key in manifest.missing)
+        lines += ["", f"incomplete: {len(manifest.missing)} members are missing: {labels}"]
+        lines += ["run the same `quadloom export` again to finish it"]
+    return "\n".join(lines)
+
+
+def member_table(member: MemberSpec) -> str:
+    """The figures of one member."""
+    error = member.gradient_error
+    rows = {
+        "member": f"{member.key.label} ({member.key.format})",
+        "planned peak": f"{_mb(member.planned_peak_bytes)} MB",
+        "stash": f"{_mb(member.stash_bytes_before)} MB -> {_mb(member.stash_bytes_after)} MB",
+        "weights read": f"{_mb(member.weight_bytes)} MB",
+        "multiply-adds": f"forward {member.forward_operations / 1e9:.2f} G, "
+        f"backward {member.backward_operations / 1e9:.2f} G",
+        "quantized elements": f"{member.quantized_elements / 1e6:.2f} M",
+        "gradient error": f"{100 * error.relative_l2:.3f} %, worst cosine {error.worst_cosine:.5f} "
+        f"({error.worst_tensor})",
+        "file": f"{member.graph.path}, {member.graph.size_bytes / 1e3:.0f} kB, SHA-256 {member.graph.sha256}",
+    }
+    return "\n".join(f"{name:>18}: {text}" for name, text in rows.items())
+
+
+def memory_table(member: MemberSpec) -> str:
+    """What fills the planned peak, largest first."""
+    lines = [
+        f"{member.key.label}: planned peak {_mb(member.planned_peak_bytes)} MB",
+        f"{'MB':>8} {'share':>6} {'tensors':>8} {'kind':>10} {'layer':>10}  what",
+    ]
+    for item in member.peak_items:
+        share = 100 * item.size_bytes / member.planned_peak_bytes
+        lines.append(
+            f"{item.size_bytes / 1e6:8.3f} {share:5.1f}% {item.tensors:8d} {item.kind:>10} {item.layer!s:>10}  "
+            f"{item.what}"
+        )
+    return "\n".join(lines)
+
+
+def find_member(manifest: FamilyManifest, text: str) -> MemberSpec:
+    """The member that ``"6,4"`` names.
+
+    Raises:
+        QuadloomError: not a pair of numbers, or no such member.
+    """
+    for member in manifest.members:
+        if f"{member.key.depth},{member.key.quantized_layers}" == text.replace(" ", ""):
+            return member
+    have = " ".join(f"{each.key.depth},{each.key.quantized_layers}" for each in manifest.members)
+    raise QuadloomError(f"the family has no member {text!r}", remedy=f"choose one of: {have}")
+
+
+def _row(member: MemberSpec) -> str:
+    key, error = member.key, member.gradient_error
+    return (
+        f"{key.depth:5d} {key.quantized_layers:3d} {key.format:>8} {_mb(member.planned_peak_bytes):>11} "
+        f"{_mb(member.stash_bytes_before):>16} {_mb(member.stash_bytes_after):>7} {100 * error.relative_l2:13.3f} % "
+        f"{error.worst_cosine:13.5f} {member.graph.size_bytes / 1e3:8.0f}"
+    )
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f}"

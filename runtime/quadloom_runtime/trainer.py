@@ -1,0 +1,193 @@
+"""Train one member on local data, and evaluate a model; both independent of the engine."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from quadloom_runtime.contract.manifest import ParameterSpec
+from quadloom_runtime.contract.wire import Evaluation, TrainingSettings
+from quadloom_runtime.data import EncodedData, batches, epoch_order
+from quadloom_runtime.engines.engine import Batch, EvaluationEngine, FloatArray, TrainingEngine
+from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.optimizers import clip_by_global_norm, make_optimizer, scheduled
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything needed to go on after a stop, exactly as if there had been none.
+
+    Attributes:
+        step: optimizer steps made.
+        parameters: current values of the trained tensors.
+        optimizer_state: arrays of the optimizer.
+        losses: mean loss of each batch so far.
+        examples: rows that counted so far; an example counts once per epoch.
+        train_s: seconds spent so far.
+    """
+
+    step: int = 0
+    parameters: Mapping[str, FloatArray] = field(default_factory=dict)
+    optimizer_state: Mapping[str, FloatArray] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    examples: int = 0
+    train_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What training gives: the change (new - old) of each trained tensor, and figures for the report.
+
+    Attributes:
+        examples: different examples that the update rests on.
+        loss_first, loss_last: mean loss of the first and last tenth of the batches.
+    """
+
+    update: dict[str, FloatArray]
+    examples: int
+    steps: int
+    loss_first: float
+    loss_last: float
+    train_s: float
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """Mean gradient over all rows of one optimizer step, the loss of each batch, and the rows that counted."""
+
+    gradients: dict[str, FloatArray]
+    losses: tuple[float, ...]
+    examples: int
+
+
+OnStep = Callable[[Checkpoint, int], None]
+"""Called after each optimizer step with where training stands and the number of steps planned."""
+
+
+def planned_steps(examples: int, *, batch_size: int, settings: TrainingSettings) -> int:
+    """Optimizer steps that the settings ask for."""
+    batches_per_epoch = math.ceil(examples / batch_size)
+    steps = settings.epochs * math.ceil(batches_per_epoch / settings.accumulation)
+    return steps if settings.max_steps is None else min(steps, settings.max_steps)
+
+
+def train(
+    engine: TrainingEngine,
+    parameters: Mapping[str, FloatArray],
+    trained: Sequence[ParameterSpec],
+    data: EncodedData,
+    *,
+    batch_size: int,
+    settings: TrainingSettings,
+    resume: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+) -> TrainingOutcome:
+    """Run the optimizer over the local data.
+
+    Args:
+        parameters: the global value of every row of the parameter table; left unchanged.
+        trained: the rows that this member trains.
+        resume: where an earlier, interrupted run with the same arguments stood.
+
+    Raises:
+        StepOutOfMemoryError: a step did not fit.
+        QuadloomError: the loss is no longer a number.
+    """
+    at = resume or Checkpoint()
+    current = {**parameters, **at.parameters}
+    optimizer = make_optimizer(settings.optimizer, weight_decay=settings.weight_decay)
+    optimizer.state.update(at.optimizer_state)
+    steps = planned_steps(len(data), batch_size=batch_size, settings=settings)
+    for group in islice(_step_batches(data, batch_size=batch_size, settings=settings), at.step, steps):
+        started = time.monotonic()
+        found = accumulate(engine, current, group)
+        _check_finite(found.losses, step=at.step + 1)
+        gradients = found.gradients
+        if settings.clip_norm is not None:
+            gradients = clip_by_global_norm(gradients, settings.clip_norm)
+        optimizer.update(current, gradients, _rates(trained, settings, step=at.step, steps=steps))
+        at = Checkpoint(
+            step=at.step + 1,
+            parameters={row.name: current[row.name] for row in trained},
+            optimizer_state=dict(optimizer.state),
+            losses=at.losses + found.losses,
+            examples=at.examples + found.examples,
+            train_s=at.train_s + time.monotonic() - started,
+        )
+        if on_step is not None:
+            on_step(at, steps)
+    return _outcome(at, parameters, examples_at_most=len(data))
+
+
+def accumulate(engine: TrainingEngine, parameters: Mapping[str, FloatArray], group: Iterable[Batch]) -> Accumulated:
+    """Run the batches of one optimizer step; each batch weighs by its rows that count, whatever its padding.
+
+    One batch's gradients are added up before the next one runs, so memory does not grow with the number of batches.
+    """
+    total: dict[str, FloatArray] = {}
+    losses: list[float] = []
+    examples = 0
+    for batch in group:
+        result = engine.step(parameters, batch)
+        weight = np.float32(result.examples)
+        for name, gradient in result.gradients.items():
+            total[name] = total[name] + weight * gradient if name in total else weight * gradient
+        losses.append(result.loss)
+        examples += result.examples
+    mean = {name: gradient / np.float32(examples) for name, gradient in total.items()}
+    return Accumulated(mean, tuple(losses), examples)
+
+
+def evaluate(engine: EvaluationEngine, parameters: Mapping[str, FloatArray], batches: Iterable[Batch]) -> Evaluation:
+    """Accuracy and mean loss over all rows that count.
+
+    Raises:
+        QuadloomError: there are none.
+    """
+    results = [engine.evaluate(parameters, batch) for batch in batches]
+    examples = sum(result.examples for result in results)
+    if examples == 0:
+        raise QuadloomError("0 examples to evaluate on", remedy="give held-out data with at least one labelled row")
+    return Evaluation(
+        accuracy=sum(result.correct for result in results) / examples,
+        loss=sum(result.loss * result.examples for result in results) / examples,
+        examples=examples,
+    )
+
+
+def _step_batches(data: EncodedData, *, batch_size: int, settings: TrainingSettings) -> Iterator[list[Batch]]:
+    """The batches of each optimizer step; an epoch's last step may have fewer."""
+    for epoch in range(settings.epochs):
+        order = epoch_order(len(data), seed=settings.seed, epoch=epoch)
+        of_epoch = batches(data, batch_size=batch_size, order=order)
+        while group := list(islice(of_epoch, settings.accumulation)):
+            yield group
+
+
+def _rates(trained: Sequence[ParameterSpec], settings: TrainingSettings, *, step: int, steps: int) -> dict[str, float]:
+    lora = scheduled(settings.learning_rate, settings.schedule, step=step, steps=steps)
+    head = scheduled(settings.head_learning_rate, settings.schedule, step=step, steps=steps)
+    return {row.name: head if row.layer == "head" else lora for row in trained}
+
+
+def _check_finite(losses: Sequence[float], *, step: int) -> None:
+    for loss in losses:
+        if not math.isfinite(loss):
+            raise QuadloomError(
+                f"training diverged: the loss of step {step} is {loss}", remedy="lower the learning rate or clip_norm"
+            )
+
+
+def _outcome(at: Checkpoint, old: Mapping[str, FloatArray], *, examples_at_most: int) -> TrainingOutcome:
+    tenth = max(1, len(at.losses) // 10)
+    return TrainingOutcome(
+        update={name: new - old[name] for name, new in at.parameters.items()},
+        examples=min(at.examples, examples_at_most),
+        steps=at.step,
+        loss_first=float(np.mean(at.losses[:tenth])),
+        loss_last=float(np.mean(at.losses[-tenth:])),
+        train_s=at.train_s,
+    )
