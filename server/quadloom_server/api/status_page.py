@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from quadloom_runtime.contract.wire import DeviceStatus, Evaluation, RoundStatus, TaskStatus
+from quadloom_runtime.units import format_bytes
 
 RELOAD_S = 2
 STYLE = """
@@ -51,15 +52,15 @@ def _device(row: DeviceStatus) -> Sequence[object]:
     return (
         row.name,
         row.profile,
-        _megabytes(row.memory_limit_bytes),
+        format_bytes(row.memory_limit_bytes),
         row.member.label if row.member else "",
-        _megabytes(row.peak_step_bytes),
+        "" if row.peak_step_bytes is None else format_bytes(row.peak_step_bytes),
         row.state,
         row.round_index or "",
         row.rounds_accepted,
         f"{row.train_s:.1f} s",
-        _megabytes(row.bytes_down),
-        _megabytes(row.bytes_up),
+        format_bytes(row.bytes_down),
+        format_bytes(row.bytes_up),
     )
 
 
@@ -71,7 +72,3 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _accuracy(evaluation: Evaluation | None) -> str:
     return "not evaluated" if evaluation is None else f"{evaluation.accuracy:.4f} of {evaluation.examples}"
-
-
-def _megabytes(size_bytes: int | None) -> str:
-    return "" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
 from quadloom_runtime.contract.wire import Capabilities
+from quadloom_runtime.units import format_bytes
 
 PLANNED_PEAK_SAFETY = 1.15
 """What a planned peak is multiplied with: the plan predicts the measured peak within 15 %."""
@@ -65,8 +66,8 @@ def _why(member: MemberSpec, limit: int, *, tried_larger: bool) -> str:
     kind = "planned" if member.measured_peak_bytes is None else "measured"
     after = ", after a larger one ran out of memory" if tried_larger else ""
     return (
-        f"deepest that fits, least quantized: needs {_megabytes(needed_bytes(member))} ({kind}) "
-        f"of {_megabytes(limit)}{after}"
+        f"deepest that fits, least quantized: needs {format_bytes(needed_bytes(member))} ({kind}) "
+        f"of {format_bytes(limit)}{after}"
     )
 
 
@@ -76,10 +77,6 @@ def _why_nothing_fits(limit: int, runnable: Sequence[MemberSpec], allowed: Seque
         return f"every member ran out of memory on this device, the smallest being {smallest.key.label}"
     smallest = min(allowed, key=needed_bytes)
     return (
-        f"nothing fits: the smallest member, {smallest.key.label}, needs {_megabytes(needed_bytes(smallest))}, "
-        f"the device may use {_megabytes(limit)}"
+        f"nothing fits: the smallest member, {smallest.key.label}, needs {format_bytes(needed_bytes(smallest))}, "
+        f"the device may use {format_bytes(limit)}"
     )
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB"

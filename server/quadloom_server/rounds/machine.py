@@ -25,6 +25,7 @@ from quadloom_runtime.contract.wire import (
     TaskStatus,
     TrainingSettings,
 )
+from quadloom_runtime.units import format_bytes
 from quadloom_server.aggregation.validation import InvalidUpdateError, parse_update
 from quadloom_server.errors import UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
@@ -95,8 +96,8 @@ class Rounds:
                 device = tables.Device(id=str(uuid.uuid4()), name=request.name, enrolled_at_s=turn.now_s)
                 turn.session.add(device)
                 profile = request.capabilities.profile or "no profile"
-                memory_megabytes = request.capabilities.memory_limit_bytes / 1e6
-                turn.events.append(f"enrolled {request.name} ({profile}, {memory_megabytes:.1f} MB)")
+                memory = format_bytes(request.capabilities.memory_limit_bytes)
+                turn.events.append(f"enrolled {request.name} ({profile}, {memory})")
             elif device.capabilities != capabilities:
                 # What it holds was planned for another device.
                 queries.expire_open_assignments(turn.session, device_id=device.id)

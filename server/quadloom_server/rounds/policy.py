@@ -1,5 +1,6 @@
 """When rounds open, close and end."""
 
+import math
 from dataclasses import dataclass
 
 from quadloom_runtime.errors import QuadloomError
@@ -29,10 +30,11 @@ class RoundPolicy:
         for name in ("rounds", "min_devices", "min_updates"):
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
-        if not self.round_deadline_s > 0:
-            raise QuadloomError(
-                f"round_deadline_s is {self.round_deadline_s}", remedy="give the round deadline a positive time"
-            )
+        for name in ("round_deadline_s", "retry_after_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise QuadloomError(
+                    f"{name} is {getattr(self, name)}", remedy=f"give {name} a positive time in seconds"
+                )
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise QuadloomError(
                 f"target_accuracy is {self.target_accuracy}", remedy="give the target accuracy as a share, e.g. 0.8"
