@@ -38,10 +38,11 @@ def process_memory() -> ProcessMemory:
 class StepMemoryMeter:
     """Peak anonymous memory beyond the idle process, over any number of steps: ``with meter: step()``.
 
-    The kernel's high-water mark counts mapped files too, so the peak is that mark minus the file pages that are resident
-    when the step ends. This assumes that they were resident at the peak already. It holds from the second step on, when
-    the weights are in; the first step alone may read too low by the weights that only its backward touched, and a
-    machine that drops file pages for lack of memory makes it read too high. So measure several steps: the largest counts.
+    The kernel's high-water mark counts mapped files too, so the peak is that mark minus the file pages that are
+    resident when the step ends. This assumes that they were resident at the peak already. It holds from the second step
+    on, when the weights are in; the first step alone may read too low by the weights that only its backward touched,
+    and a machine that drops file pages for lack of memory makes it read too high. So measure several steps: the largest
+    counts.
 
     Where the mark cannot be reset, a thread samples the anonymous memory every millisecond instead.
 

@@ -21,7 +21,7 @@ from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.errors import StepOutOfMemoryError
 from quadloom_runtime.family_folder import parse_manifest
 from quadloom_runtime.memory import StepMemoryMeter
-from quadloom_runtime.trainer import TrainingOutcome, TrainingProgress, train
+from quadloom_runtime.trainer import Checkpoint, TrainingOutcome, train
 from quadloom_runtime.units import format_bytes
 
 LONGEST_MESSAGE = 4000
@@ -171,7 +171,7 @@ class DeviceAgent:
                 self._encoded,
                 batch_size=manifest.batch.batch_size,
                 settings=assignment.settings,
-                progress=progress,
+                resume=progress,
                 on_step=self._after_step(assignment),
             )
 
@@ -186,10 +186,10 @@ class DeviceAgent:
             self._engine = (key, MeasuredEngine(engine, self._meter, self.options.slowdown, self.client.sleep))
         return self._engine[1]
 
-    def _after_step(self, assignment: Assignment) -> Callable[[TrainingProgress, int], None]:
+    def _after_step(self, assignment: Assignment) -> Callable[[Checkpoint, int], None]:
         last_kept = time.monotonic()
 
-        def after(progress: TrainingProgress, steps: int) -> None:
+        def after(progress: Checkpoint, steps: int) -> None:
             nonlocal last_kept
             self.events.say(
                 "step", round_index=assignment.round_index, step=progress.step, steps=steps, loss=progress.losses[-1]

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save
 from quadloom_runtime.contract.wire import UpdateReport
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.family_folder import write_atomically
-from quadloom_runtime.trainer import TrainingProgress
+from quadloom_runtime.trainer import Checkpoint
 
 PARAMETER, STATE = "parameter/", "optimizer/"
 
@@ -26,7 +26,7 @@ class DeviceState:
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def save_progress(self, assignment_id: str, progress: TrainingProgress) -> None:
+    def save_progress(self, assignment_id: str, progress: Checkpoint) -> None:
         """Keep where the training of an assignment stands, optimizer state included."""
         tensors = {PARAMETER + name: value for name, value in progress.parameters.items()}
         tensors |= {STATE + name: value for name, value in progress.optimizer_state.items()}
@@ -39,17 +39,17 @@ class DeviceState:
         }
         write_atomically(self._checkpoint, save(tensors, {"progress": json.dumps(figures)}))
 
-    def load_progress(self, assignment_id: str) -> TrainingProgress:
+    def load_progress(self, assignment_id: str) -> Checkpoint:
         """Where an assignment stands; the beginning if nothing (readable) is kept for it."""
         try:
             with safe_open(self._checkpoint, "numpy") as file:
                 figures = json.loads((file.metadata() or {})["progress"])
             tensors = load_file(self._checkpoint)
         except (OSError, SafetensorError, KeyError, ValueError):
-            return TrainingProgress()
+            return Checkpoint()
         if figures["assignment_id"] != assignment_id:
-            return TrainingProgress()
-        return TrainingProgress(
+            return Checkpoint()
+        return Checkpoint(
             step=figures["step"],
             parameters=_part(tensors, PARAMETER),
             optimizer_state=_part(tensors, STATE),
