@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 STOP_PATIENCE_S = 10.0
-# Each emulated device is single-threaded unless its engine is told otherwise; libraries must not add threads of their own.
+# An emulated device has the threads that its profile says; libraries must not add their own.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

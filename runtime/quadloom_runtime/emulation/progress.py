@@ -120,7 +120,7 @@ def _final_row(device: FleetDevice, status: DeviceStatus | None, news: DevicePro
 
 def round_rows(task: TaskStatus) -> list[tuple[str, ...]]:
     """One row per round, the untrained model first."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     if task.initial_evaluation is not None:
         start = task.initial_evaluation
         rows.append(("start", "-", "-", "-", "-", f"{start.accuracy:.4f}", f"{start.loss:.4f}"))

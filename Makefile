@@ -1,0 +1,46 @@
+# Two commands do all set-up: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXAMPLE := build/examples/movie_reviews
+STAMP := $(VENV)/.installed
+export TOKENIZERS_PARALLELISM := false
+export TRANSFORMERS_VERBOSITY := error
+export HF_HUB_DISABLE_PROGRESS_BARS := 1
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+$(EXAMPLE)/eval.jsonl: $(STAMP) examples/movie_reviews/prepare.py
+	$(BIN)/python examples/movie_reviews/prepare.py $(EXAMPLE)
+	touch $@
+
+# A real model, real text, six memory-limited devices. An earlier fleet's state is removed; the family is kept.
+demo: $(EXAMPLE)/eval.jsonl
+	$(BIN)/quadloom export $(EXAMPLE)/model --task sequence-classification --num-labels 2 --out $(EXAMPLE)/family
+	$(BIN)/quadloom inspect $(EXAMPLE)/family
+	$(BIN)/python examples/movie_reviews/baselines.py $(EXAMPLE)
+	rm -rf $(EXAMPLE)/fleet
+	$(BIN)/quadloom emulate --fleet examples/movie_reviews/fleet.toml --work $(EXAMPLE)/fleet
+
+test: lint $(EXAMPLE)/eval.jsonl
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/quadloom bench memory
+	$(BIN)/quadloom bench step
+
+clean:
+	rm -rf build $(VENV)
