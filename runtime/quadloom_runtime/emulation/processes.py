@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 STOP_PATIENCE_S = 10.0
 # An emulated device has the threads that its profile says; libraries must not add their own.
@@ -34,10 +37,11 @@ class Child:
 
 @dataclass
 class Processes:
-    """The children of one emulation, stopped together on leaving the block."""
+    """The children of one emulation, stopped together on leaving the block, also by a signal; main thread only."""
 
     log_folder: Path
     children: list[Child] = field(default_factory=list)
+    _former_handler: Any = field(default=signal.SIG_DFL, init=False, repr=False)
 
     def start(self, name: str, arguments: list[str]) -> Child:
         """Start ``quadloom ARGUMENTS`` with output to ``<name>.log``."""
@@ -62,16 +66,30 @@ class Processes:
         return child
 
     def __enter__(self) -> "Processes":
+        # By default this signal would end the parent at once, and leave every child running.
+        self._former_handler = signal.signal(signal.SIGTERM, _end_as_asked)
         return self
 
     def __exit__(self, *_: object) -> None:
         running = [child.process for child in self.children if child.process.poll() is None]
         for process in running:
             process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_PATIENCE_S
-        for process in running:
-            try:
-                process.wait(timeout=max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        try:
+            _wait_for_all(running, patience_s=STOP_PATIENCE_S)
+        finally:  # also when a second interrupt cuts the waiting short
+            for process in running:
                 process.kill()
                 process.wait()
+            signal.signal(signal.SIGTERM, self._former_handler)
+
+
+def _wait_for_all(running: list[subprocess.Popen[bytes]], *, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+
+
+def _end_as_asked(number: int, _frame: FrameType | None) -> NoReturn:
+    """Turn a signal into an exit that passes through the block; the status is a shell's for that signal."""
+    raise SystemExit(128 + number)
