@@ -43,6 +43,10 @@ class BlobCache:
         partial.replace(self.path(sha256))
         return True
 
+    def remove(self, sha256: str) -> None:
+        """Forget a blob that is not needed again."""
+        self.path(sha256).unlink(missing_ok=True)
+
     def link_into(self, folder: Path, reference: BlobReference) -> Path:
         """Put the blob under its family path in `folder`: a hard link where the file system can, else a copy.
 

@@ -1,10 +1,20 @@
 """`quadloom device`: take part in a task with local data."""
 
 import argparse
+import signal
 import socket
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quadloom_runtime.device.agent import DeviceAgent, DeviceOptions, LocalData
+    from quadloom_runtime.device.client import Link
+    from quadloom_runtime.device.events import EventLog
+    from quadloom_runtime.emulation.profiles import DeviceProfile
 
 SUMMARY = "train as one device of a fleet, on local data that never leaves it"
+BITS_PER_MBIT, BITS_PER_BYTE = 10**6, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-limit", metavar="SIZE", help="what a step may allocate, e.g. 300MB; default: the profile's"
     )
-    parser.add_argument("--threads", type=int, help="threads of the engine; default: the profile's")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine; default: the profile's")
     parser.add_argument("--name", default=socket.gethostname(), help="identity towards the server (default: host name)")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where files and progress are kept")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where files and progress are kept (default: ~/.cache/quadloom/NAME)"
+    )
     parser.add_argument("--slowdown", type=float, metavar="F", help="take F times as long; default: the profile's")
     parser.add_argument("--link-mbps", type=float, metavar="F", help="link speed, both ways; default: the profile's")
-    parser.add_argument("--patience-s", type=float, default=120.0, help="how long an unreachable server is tried")
+    parser.add_argument(
+        "--patience-s", type=float, default=120.0, metavar="S", help="how long the server may be away (default 120)"
+    )
+    parser.add_argument(
+        "--checkpoint-s", type=float, default=10.0, metavar="S", help="how often progress is kept (default 10)"
+    )
     parser.add_argument("--text-field", default="text", help="field of the text (default %(default)s)")
     parser.add_argument("--label-field", default="label", help="field of the label (default %(default)s)")
     parser.add_argument("--events", type=Path, metavar="FILE", help="append machine-readable events to FILE")
@@ -30,51 +47,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the device loop until the task is finished."""
-    from quadloom_runtime.blobs import BlobCache
-    from quadloom_runtime.contract.wire import Capabilities
     from quadloom_runtime.data import load_examples
-    from quadloom_runtime.device.agent import DeviceAgent, DeviceOptions
-    from quadloom_runtime.device.client import Link, ServerClient
+    from quadloom_runtime.device.agent import LocalData
     from quadloom_runtime.device.events import EventLog
-    from quadloom_runtime.device.state import DeviceState
     from quadloom_runtime.emulation.profiles import profile
-    from quadloom_runtime.units import parse_bytes
 
+    # Ends like an interrupt does, so that the training process is ended too.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     chosen = profile(arguments.profile)
-    limit_bytes = parse_bytes(arguments.memory_limit) if arguments.memory_limit else chosen.memory_limit_bytes
-    link = Link(chosen.download_bytes_per_s, chosen.upload_bytes_per_s)
-    if arguments.link_mbps is not None:
-        link = Link(arguments.link_mbps * 1e6 / 8, arguments.link_mbps * 1e6 / 8)
     fields = {"text_field": arguments.text_field, "label_field": arguments.label_field}
-    # Read once now, with any label allowed, to fail early and to say how many examples there are.
-    examples = len(load_examples(arguments.data, num_labels=ANY_LABEL, **fields))
-    capabilities = Capabilities(
-        formats=("onnx",),
-        memory_limit_bytes=limit_bytes,
-        threads=chosen.threads if arguments.threads is None else arguments.threads,
-        examples=examples,
-        profile=chosen.name,
-    )
-    folder = arguments.cache or Path.home() / ".cache" / "quadloom" / arguments.name
-    client = ServerClient(arguments.server, link=link, patience_s=arguments.patience_s)
-    agent = DeviceAgent(
-        client=client,
-        options=DeviceOptions(
-            name=arguments.name,
-            capabilities=capabilities,
-            memory_limit_bytes=limit_bytes,
-            slowdown=chosen.slowdown if arguments.slowdown is None else arguments.slowdown,
-        ),
-        cache=BlobCache(folder / "blobs"),
-        state=DeviceState(folder / "state"),
-        load_data=lambda num_labels: load_examples(arguments.data, num_labels=num_labels, **fields),
-        events=EventLog(arguments.events),
-    )
+    data = LocalData(arguments.data, load_examples(arguments.data, **fields))
+    options = _options(arguments, chosen, examples=len(data.examples))
+    events = EventLog(arguments.events)
     try:
-        agent.run()
+        _agent(arguments, options, _link(arguments, chosen), data, events).run()
     finally:
-        client.close()
+        events.close()
     return 0
 
 
-ANY_LABEL = 1 << 31
+def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples: int) -> "DeviceOptions":
+    from pydantic import ValidationError
+
+    from quadloom_runtime.contract.wire import Capabilities, EnrolRequest
+    from quadloom_runtime.device.agent import DeviceOptions
+    from quadloom_runtime.errors import QuadloomError
+    from quadloom_runtime.units import parse_bytes
+
+    slowdown = chosen.slowdown if arguments.slowdown is None else arguments.slowdown
+    if not slowdown >= 1:
+        raise QuadloomError(f"--slowdown is {slowdown:g}", remedy="give 1 or more; nothing makes this machine faster")
+    try:
+        capabilities = Capabilities(
+            formats=("onnx",),
+            memory_limit_bytes=parse_bytes(arguments.memory_limit)
+            if arguments.memory_limit
+            else chosen.memory_limit_bytes,
+            threads=chosen.threads if arguments.threads is None else arguments.threads,
+            examples=examples,
+            profile=chosen.name,
+        )
+        EnrolRequest(name=arguments.name, capabilities=capabilities)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise QuadloomError(
+            f"{first['loc'][-1]} is {first['input']!r}: {first['msg']}", remedy="see `quadloom device --help`"
+        ) from None
+    return DeviceOptions(
+        name=arguments.name,
+        capabilities=capabilities,
+        slowdown=slowdown,
+        checkpoint_every_s=arguments.checkpoint_s,
+    )
+
+
+def _link(arguments: argparse.Namespace, chosen: "DeviceProfile") -> "Link":
+    from quadloom_runtime.device.client import Link
+    from quadloom_runtime.errors import QuadloomError
+
+    if arguments.link_mbps is None:
+        return Link(chosen.download_bytes_per_s, chosen.upload_bytes_per_s)
+    if not arguments.link_mbps > 0:
+        raise QuadloomError(f"--link-mbps is {arguments.link_mbps:g}", remedy="give a speed above 0, or leave it out")
+    bytes_per_s = arguments.link_mbps * BITS_PER_MBIT / BITS_PER_BYTE
+    return Link(bytes_per_s, bytes_per_s)
+
+
+def _agent(
+    arguments: argparse.Namespace, options: "DeviceOptions", link: "Link", data: "LocalData", events: "EventLog"
+) -> "DeviceAgent":
+    from quadloom_runtime.device.agent import DeviceAgent
+    from quadloom_runtime.device.client import ServerClient
+    from quadloom_runtime.device.retry import Retry
+
+    def say_retrying(cause: str, wait_s: float) -> None:
+        line = f"{arguments.server} does not answer ({cause}), trying again in {wait_s:.1f} s"
+        events.say("retrying", line, cause=cause, wait_s=wait_s)
+
+    client = ServerClient(
+        arguments.server, link=link, retry=Retry(patience_s=arguments.patience_s, on_wait=say_retrying)
+    )
+    folder = arguments.cache or Path.home() / ".cache" / "quadloom" / options.name
+    return DeviceAgent(client=client, options=options, folder=folder, data=data, events=events)

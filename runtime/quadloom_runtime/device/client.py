@@ -1,9 +1,8 @@
-"""The HTTP client of a device: retries with jitter, downloads that resume, a link no faster than the profile's."""
+"""The HTTP client of a device: requests are retried, downloads resume, the link is no faster than the profile's."""
 
-import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
@@ -21,18 +20,17 @@ from quadloom_runtime.contract.wire import (
     Message,
     ReportResponse,
 )
+from quadloom_runtime.device.retry import PatienceExhaustedError, R, Retry, TryAgainError
 from quadloom_runtime.errors import QuadloomError
 
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 30.0
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 16
-JSON = {"content-type": "application/json"}
+DOWNLOAD_ATTEMPTS = 2
 M = TypeVar("M", bound=Message)
 
 
 class ServerUnreachableError(QuadloomError):
-    """The server did not answer within all attempts."""
+    """The server did not answer for as long as patience lasts."""
 
 
 class RefusedError(QuadloomError):
@@ -59,29 +57,34 @@ class Link:
 
 @dataclass
 class Traffic:
-    """Bytes that really crossed the link."""
+    """Bytes of message and blob bodies that crossed the link."""
 
     down_bytes: int = 0
     up_bytes: int = 0
 
 
-@dataclass
 class ServerClient:
     """Speaks the protocol of `contract.wire` with one server.
 
-    Attributes:
-        patience_s: how long one request is tried again before giving up.
-        sleep: replaced in tests.
+    Args:
+        server: its address, e.g. ``http://127.0.0.1:8765``.
+        sleep: waits; replaced in tests.
+
+    Raises:
+        QuadloomError: `server` is not an address.
     """
 
-    server: str
-    link: Link = Link()
-    patience_s: float = 120.0
-    sleep: Callable[[float], None] = time.sleep
-    traffic: Traffic = field(default_factory=Traffic)
-
-    def __post_init__(self) -> None:
-        self._http = httpx.Client(base_url=self.server, timeout=TIMEOUT_S)
+    def __init__(
+        self,
+        server: str,
+        *,
+        link: Link = Link(),
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.traffic = Traffic()
+        self._server, self._link, self._retry, self._sleep = server, link, retry, sleep
+        self._http = httpx.Client(base_url=_checked(server), timeout=TIMEOUT_S)
 
     def close(self) -> None:
         """Close the connection."""
@@ -89,46 +92,48 @@ class ServerClient:
 
     def enrol(self, name: str, capabilities: Capabilities) -> EnrolResponse:
         """Introduce this device; again under the same name updates its capabilities."""
-        return self._message("POST", "/v1/devices", EnrolRequest(name=name, capabilities=capabilities), EnrolResponse)
+        return self._message("/v1/devices", EnrolRequest(name=name, capabilities=capabilities), EnrolResponse)
 
     def check_in(self, device_id: str) -> CheckInResponse:
         """Ask for work."""
-        return self._message("POST", f"/v1/devices/{device_id}/check-in", CheckInRequest(), CheckInResponse)
+        return self._message(f"/v1/devices/{device_id}/check-in", CheckInRequest(), CheckInResponse)
 
     def report_update(self, assignment_id: str, content: bytes) -> ReportResponse:
-        """Send an update; sending it again is safe."""
-        self._pace(len(content), self.link.upload_bytes_per_s)
+        """Send an update (safetensors); sending it again is safe."""
         path = f"/v1/assignments/{assignment_id}/update"
-        headers = {"content-type": "application/vnd.safetensors"}
-        return _parse(self._request("PUT", path, content=content, headers=headers), ReportResponse)
+        return _parse(self._send("PUT", path, content, media_type="application/vnd.safetensors"), ReportResponse)
 
     def report_failure(self, assignment_id: str, report: FailureReport) -> ReportResponse:
         """Say that an assignment cannot be done."""
-        return self._message("POST", f"/v1/assignments/{assignment_id}/failure", report, ReportResponse)
+        return self._message(f"/v1/assignments/{assignment_id}/failure", report, ReportResponse)
 
-    def fetch(self, sha256: str, cache: BlobCache) -> int:
-        """Bring a blob into the cache, continuing an earlier download; returns the bytes that crossed the link.
+    def download(self, sha256: str, cache: BlobCache) -> None:
+        """Bring a blob into the cache, continuing an earlier download.
 
         Raises:
-            QuadloomError: the server sends other content than it names, twice.
+            QuadloomError: the server sends other content than it names, each time.
+            RefusedError: the server has no such blob.
+            ServerUnreachableError: nothing arrived for too long.
         """
-        if cache.holds(sha256):
-            return 0
-        before = self.traffic.down_bytes
-        for _ in range(2):
-            self._retrying(lambda: self._download(sha256, cache))
+        for _ in range(DOWNLOAD_ATTEMPTS):
+            self._patiently(lambda: self._download_rest(sha256, cache), progress=lambda: self.traffic.down_bytes)
             if cache.accept_partial(sha256):
-                return self.traffic.down_bytes - before
+                return
         raise QuadloomError(
-            f"blob {sha256[:12]}... has another SHA-256 than its name, downloaded twice from {self.server}",
+            f"blob {sha256} was sent with another content {DOWNLOAD_ATTEMPTS} times by {self._server}",
             remedy="check the server's family with `quadloom inspect DIR --verify`, or a proxy in between",
         )
 
-    def _download(self, sha256: str, cache: BlobCache) -> None:
+    def wait(self, seconds: float) -> None:
+        """Let time pass until the next request."""
+        self._sleep(seconds)
+
+    def _download_rest(self, sha256: str, cache: BlobCache) -> None:
         partial = cache.partial_path(sha256)
         partial.parent.mkdir(parents=True, exist_ok=True)
         have = partial.stat().st_size if partial.exists() else 0
-        headers = {"range": f"bytes={have}-"} if have else {}
+        # A compressed body would have other offsets than the file.
+        headers = {"accept-encoding": "identity"} | ({"range": f"bytes={have}-"} if have else {})
         with self._http.stream("GET", f"/v1/blobs/{sha256}", headers=headers) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return  # everything is here already; the hash decides
@@ -137,70 +142,60 @@ class ServerClient:
                 _raise_for(response)
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             with partial.open("ab" if resumed else "wb") as file:
-                for chunk in response.iter_bytes(CHUNK_BYTES):
+                for chunk in response.iter_raw(CHUNK_BYTES):
                     file.write(chunk)
                     self.traffic.down_bytes += len(chunk)
-                    self._pace(len(chunk), self.link.download_bytes_per_s)
+                    self._pace(len(chunk), self._link.download_bytes_per_s)
 
-    def _message(self, method: str, path: str, message: Message, answer: type[M]) -> M:
-        return _parse(self._request(method, path, content=message.model_dump_json().encode(), headers=JSON), answer)
+    def _message(self, path: str, message: Message, answer: type[M]) -> M:
+        content = message.model_dump_json().encode()
+        return _parse(self._send("POST", path, content, media_type="application/json"), answer)
 
-    def _request(self, method: str, path: str, *, content: bytes, headers: dict[str, str]) -> httpx.Response:
+    def _send(self, method: str, path: str, content: bytes, *, media_type: str) -> httpx.Response:
         def send() -> httpx.Response:
-            response = self._http.request(method, path, content=content, headers=headers)
+            self._pace(len(content), self._link.upload_bytes_per_s)
+            response = self._http.request(method, path, content=content, headers={"content-type": media_type})
+            self.traffic.up_bytes += len(content)
+            self.traffic.down_bytes += len(response.content)
             if not response.is_success:
                 _raise_for(response)
             return response
 
-        response = self._retrying(send)
-        self.traffic.up_bytes += len(content)
-        self.traffic.down_bytes += len(response.content)
-        return response
+        return self._patiently(send)
 
-    def _retrying(self, attempt: Callable[[], "R"]) -> "R":
-        deadline = time.monotonic() + self.patience_s
-        for wait_s in waits(random.random):
-            try:
-                return attempt()
-            except (httpx.TransportError, _TryAgainError) as error:
-                if time.monotonic() + wait_s > deadline:
-                    raise ServerUnreachableError(
-                        f"the server {self.server} did not answer for {self.patience_s:.0f} s: "
-                        f"{type(error).__name__}: {error}",
-                        remedy="check that `quadloom serve` runs there and that --server names its address",
-                    ) from error
-                self.sleep(wait_s)
-        raise AssertionError("waits are endless")
+    def _patiently(self, attempt: Callable[[], R], *, progress: Callable[[], int] = lambda: 0) -> R:
+        try:
+            return self._retry.run(attempt, progress=progress)
+        except PatienceExhaustedError as error:
+            raise ServerUnreachableError(
+                f"the server {self._server} did not answer for {self._retry.patience_s:g} s: {error}",
+                remedy="check that `quadloom serve` runs there and that --server names its address",
+            ) from error
 
     def _pace(self, size_bytes: int, bytes_per_s: float | None) -> None:
-        if bytes_per_s:
-            self.sleep(size_bytes / bytes_per_s)
+        if bytes_per_s is not None:
+            self._sleep(size_bytes / bytes_per_s)
 
 
-R = TypeVar("R")
-
-
-class _TryAgainError(Exception):
-    """The server is there but cannot answer just now."""
-
-
-def waits(uniform: Callable[[], float]) -> Iterator[float]:
-    """Exponential backoff with full jitter: each wait is uniform between 0 and a bound that doubles."""
-    bound = FIRST_WAIT_S
-    while True:
-        yield uniform() * bound
-        bound = min(2 * bound, LONGEST_WAIT_S)
+def _checked(server: str) -> httpx.URL:
+    try:
+        url = httpx.URL(server)
+    except httpx.InvalidURL as error:
+        raise QuadloomError(f"{server!r} is not an address: {error}", remedy="give one like http://HOST:PORT") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise QuadloomError(f"{server!r} is not an HTTP address", remedy="give one like http://HOST:PORT")
+    return url
 
 
 def _raise_for(response: httpx.Response) -> None:
-    if response.status_code >= 500 or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        raise _TryAgainError(f"HTTP {response.status_code}")
     try:
         error = ErrorResponse.model_validate_json(response.content)
     except ValidationError:
         error = ErrorResponse(
             code="unknown", cause=response.text[:200] or "no explanation", remedy="check that --server is Quadloom's"
         )
+    if response.status_code >= 500 or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        raise TryAgainError(f"HTTP {response.status_code}: {error.cause}")
     raise RefusedError(response.status_code, error)
 
 

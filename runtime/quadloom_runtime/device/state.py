@@ -1,73 +1,114 @@
-"""What survives a kill: the current assignment and where its training stood."""
+"""What survives a kill: where the training of an assignment stood, and an update that is not reported yet."""
 
+import fcntl
+import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from quadloom_runtime.contract.wire import UpdateReport
 from quadloom_runtime.engines.engine import FloatArray
+from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import write_atomically
 from quadloom_runtime.trainer import Checkpoint
 
-PARAMETER, STATE = "parameter/", "optimizer/"
+PARAMETER, OPTIMIZER = "parameter/", "optimizer/"
+CHECKPOINT_SUFFIX, UPDATE_SUFFIX = ".checkpoint", ".update"
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """Files below `folder`, each written atomically."""
+    """Files below `folder`, each written atomically and named after the assignment that it belongs to."""
 
     folder: Path
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out of the folder.
 
-    def save_progress(self, assignment_id: str, progress: Checkpoint) -> None:
+        Raises:
+            QuadloomError: another one is in.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise QuadloomError(
+                    f"another device uses {self.folder}", remedy="give each device its own --cache and --name"
+                ) from None
+            yield
+
+    def save_checkpoint(self, assignment_id: str, checkpoint: Checkpoint) -> None:
         """Keep where the training of an assignment stands, optimizer state included."""
-        tensors = {PARAMETER + name: value for name, value in progress.parameters.items()}
-        tensors |= {STATE + name: value for name, value in progress.optimizer_state.items()}
+        tensors = {PARAMETER + name: value for name, value in checkpoint.parameters.items()}
+        tensors |= {OPTIMIZER + name: value for name, value in checkpoint.optimizer_state.items()}
         figures = {
-            "assignment_id": assignment_id,
-            "step": progress.step,
-            "losses": progress.losses,
-            "examples": progress.examples,
-            "train_s": progress.train_s,
+            "step": checkpoint.step,
+            "losses": checkpoint.losses,
+            "examples": checkpoint.examples,
+            "train_s": checkpoint.train_s,
         }
-        write_atomically(self._checkpoint, save(tensors, {"progress": json.dumps(figures)}))
+        content = save(_contiguous(tensors), {"figures": json.dumps(figures)})
+        write_atomically(self._path(assignment_id, CHECKPOINT_SUFFIX), content)
 
-    def load_progress(self, assignment_id: str) -> Checkpoint:
-        """Where an assignment stands; the beginning if nothing (readable) is kept for it."""
+    def load_checkpoint(self, assignment_id: str) -> Checkpoint | None:
+        """Where an assignment stands; None if nothing (readable) is kept for it."""
         try:
-            with safe_open(self._checkpoint, "numpy") as file:
-                figures = json.loads((file.metadata() or {})["progress"])
-            tensors = load_file(self._checkpoint)
-        except (OSError, SafetensorError, KeyError, ValueError):
-            return Checkpoint()
-        if figures["assignment_id"] != assignment_id:
-            return Checkpoint()
+            with safe_open(self._path(assignment_id, CHECKPOINT_SUFFIX), "numpy") as file:
+                figures = json.loads(file.metadata()["figures"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, SafetensorError):
+            return None
         return Checkpoint(
             step=figures["step"],
             parameters=_part(tensors, PARAMETER),
-            optimizer_state=_part(tensors, STATE),
+            optimizer_state=_part(tensors, OPTIMIZER),
             losses=tuple(figures["losses"]),
             examples=figures["examples"],
             train_s=figures["train_s"],
         )
 
-    def forget_progress(self) -> None:
-        """The assignment is done with."""
-        self._checkpoint.unlink(missing_ok=True)
+    def save_update(self, assignment_id: str, content: bytes) -> None:
+        """Keep a finished update until the server has it."""
+        write_atomically(self._path(assignment_id, UPDATE_SUFFIX), content)
+
+    def load_update(self, assignment_id: str) -> bytes | None:
+        """The finished update of an assignment, if there is one."""
+        path = self._path(assignment_id, UPDATE_SUFFIX)
+        return path.read_bytes() if path.is_file() else None
+
+    def forget_all_but(self, assignment_id: str | None) -> None:
+        """Remove what belongs to other assignments; None removes everything."""
+        kept = None if assignment_id is None else _file_name(assignment_id)
+        for path in [*self.folder.glob("*" + CHECKPOINT_SUFFIX), *self.folder.glob("*" + UPDATE_SUFFIX)]:
+            if path.stem != kept:
+                path.unlink(missing_ok=True)
+
+    def _path(self, assignment_id: str, suffix: str) -> Path:
+        return self.folder / (_file_name(assignment_id) + suffix)
 
 
-def update_bytes(update: dict[str, FloatArray], report: UpdateReport) -> bytes:
+def update_bytes(update: Mapping[str, FloatArray], report: UpdateReport) -> bytes:
     """An update as it travels: tensors, and the report as JSON in the metadata entry ``report``."""
-    contiguous = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in update.items()}
-    return save(contiguous, {"report": report.model_dump_json()})
+    return save(_contiguous(update), {"report": report.model_dump_json()})
 
 
-def _part(tensors: dict[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
+def _file_name(assignment_id: str) -> str:
+    # The server chose the id: it must not name a path.
+    return hashlib.sha256(assignment_id.encode()).hexdigest()[:32]
+
+
+def _contiguous(tensors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    # safetensors writes the buffer as it lies: a transposed view would come back wrong.
+    return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+
+
+def _part(tensors: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
