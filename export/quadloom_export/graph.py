@@ -127,7 +127,8 @@ def propagate(node: fx.Node) -> None:
     """Compute ``val`` and ``twin`` of a node from its inputs."""
     for key, mode in SHAPE_MODES.items():
         with mode:
-            node.meta[key] = evaluate(node.target, node.args, node.kwargs, lambda each, key=key: each.meta[key])
+            values = {each: each.meta[key] for each in node.all_input_nodes}
+            node.meta[key] = evaluate(node.target, node.args, node.kwargs, values.__getitem__)
 
 
 def emit(

@@ -86,7 +86,7 @@ def find_layers(model: nn.Module) -> tuple[str, ...]:
     if not lists or size(max(lists, key=lambda item: size(item[1]))[1]) == 0:
         raise QuadloomError(
             f"the layers of {type(model).__name__} cannot be found: it holds no nn.ModuleList of equal layers",
-            remedy="use an encoder whose layers are separate modules in one list (BERT, RoBERTa, DistilBERT, MPNet ...)",
+            remedy="use an encoder whose layers are modules of their own in one list (BERT, RoBERTa, MPNet ...)",
         )
     name, layers = max(lists, key=lambda item: size(item[1]))
     return tuple(f"{name}.{index}" for index in range(len(layers)))
@@ -149,7 +149,7 @@ def add_lora(
         lora_dropout=0.0,
         task_type=TaskType.SEQ_CLS,
     )
-    peft_model = get_peft_model(model, config).eval()  # type: ignore[arg-type]
+    peft_model = get_peft_model(model, config).eval()
     assert isinstance(peft_model, PeftModel)
     return describe(peft_model, layer_names=tuple(f"base_model.model.{name}" for name in layer_names))
 

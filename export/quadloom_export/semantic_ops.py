@@ -2,7 +2,11 @@
 
 They keep the graph executable in PyTorch, so every pass can be checked by running the graph, and every lowering
 translates one node into what its engine does best.
+
+The second function of each pair gives shapes alone, so it ignores arguments that its signature must have.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -20,7 +24,7 @@ def gemm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose
 
 
 @gemm.register_fake
-def _(a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose_b: bool, alpha: float) -> Tensor:
+def _(a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose_b: bool, alpha: float) -> Tensor:  # noqa: ARG001
     return a.new_empty(a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
 
 
@@ -32,14 +36,14 @@ def batched_matmul(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool, a
 
 
 @batched_matmul.register_fake
-def _(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool, alpha: float) -> Tensor:
+def _(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool, alpha: float) -> Tensor:  # noqa: ARG001
     return a.new_empty(a.shape[0], a.shape[2 if transpose_a else 1], b.shape[1 if transpose_b else 2])
 
 
 @torch.library.custom_op("quadloom::gelu_derivative", mutates_args=())
 def gelu_derivative(x: Tensor) -> Tensor:
     """Derivative of the exact GELU, ``Phi(x) + x phi(x)``."""
-    return 0.5 * (1 + torch.erf(x * 0.5**0.5)) + x * torch.exp(-0.5 * x * x) * (2 * torch.pi) ** -0.5
+    return 0.5 * (1 + torch.erf(x * 0.5**0.5)) + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
 @gelu_derivative.register_fake
@@ -60,12 +64,12 @@ def _(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("quadloom::row_scale", mutates_args=())
 def row_scale(x: Tensor, levels: int) -> Tensor:
-    """Scale of each row of ``(rows, group)`` float32: the largest magnitude over `levels` (127 for INT8, 7 for INT4)."""
+    """Scale per row of ``(rows, group)`` float32: the largest magnitude over `levels` (127 for INT8, 7 for INT4)."""
     return torch.maximum(x.amax(1), -x.amin(1)).clamp_min(SMALLEST_SCALE) * (1.0 / levels)
 
 
 @row_scale.register_fake
-def _(x: Tensor, levels: int) -> Tensor:
+def _(x: Tensor, levels: int) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape[0])
 
 
@@ -76,7 +80,7 @@ def quantize(x: Tensor, scale: Tensor) -> Tensor:
 
 
 @quantize.register_fake
-def _(x: Tensor, scale: Tensor) -> Tensor:
+def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape, dtype=torch.int8)
 
 
@@ -87,7 +91,7 @@ def dequantize(x: Tensor, scale: Tensor) -> Tensor:
 
 
 @dequantize.register_fake
-def _(x: Tensor, scale: Tensor) -> Tensor:
+def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
@@ -123,7 +127,7 @@ def batch_full(reference: Tensor, shape: list[int], batch_axis: int, value: floa
 
 
 @batch_full.register_fake
-def _(reference: Tensor, shape: list[int], batch_axis: int, value: float) -> Tensor:
+def _(reference: Tensor, shape: list[int], batch_axis: int, value: float) -> Tensor:  # noqa: ARG001
     sizes = [size * reference.shape[0] if axis == batch_axis else size for axis, size in enumerate(shape)]
     return reference.new_empty(sizes, dtype=torch.float32)
 

@@ -4,12 +4,14 @@
 different batch sizes; `passes.batch_free` compares the two recordings and removes the batch size from every argument.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
+from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from quadloom_export import semantic_ops
@@ -122,7 +124,8 @@ def _record(
     table = core_aten_decompositions()
     for operator, decomposition in _DECOMPOSITIONS.items():
         table[operator] = decomposition
-    recorded = make_fx(joint, tracing_mode="fake", decomposition_table=table)(*inputs)
+    # torch's own table type is a mapping in all but name.
+    recorded = make_fx(joint, tracing_mode="fake", decomposition_table=table)(*inputs)  # type: ignore[arg-type]
     _check_order(marks, model)
     graph = recorded.graph
     _tag(graph, marks, layers=len(model.layer_names))
@@ -195,7 +198,7 @@ def _check_order(marks: _Marks, model: LoraModel) -> None:
     if len(marks.layer_start) != count or marks.layer_start != sorted(marks.layer_start):
         raise QuadloomError(
             f"the model ran {len(marks.layer_start)} layers where its module list holds {count}",
-            remedy="use a model that runs each layer of its list once, in order (ALBERT shares layers and cannot be cut)",
+            remedy="use a model that runs each layer of its list once, in order (ALBERT shares its layers)",
         )
 
 
@@ -208,7 +211,7 @@ def _tag(graph: fx.Graph, marks: _Marks, *, layers: int) -> None:
         layer: int | str = "head"
         if backward:
             begun = [i for i, start in marks.layer_backward_start.items() if position >= start]
-            layer = min(begun, default="head")  # type: ignore[type-var]
+            layer = min(begun) if begun else "head"
         elif position < marks.layer_start[0]:
             layer = "embeddings"
         else:
@@ -237,7 +240,7 @@ def _layer_norm_backward(
     mean: Tensor,
     inverse_deviation: Tensor,
     weight: Tensor | None,
-    bias: Tensor | None,
+    bias: Tensor | None,  # noqa: ARG001 - part of the operator's signature
     output_mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """``dx = (g w - mean(g w) - x^ mean(g w x^)) / sigma``: two full-size products fewer than the stock one."""
@@ -253,13 +256,16 @@ def _layer_norm_backward(
 
 
 def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
-    if approximate == "none":
-        return gradient * semantic_ops.gelu_derivative(x)
     stock = core_aten_decompositions()[aten.gelu_backward.default]
-    return stock(gradient, x, approximate=approximate)  # type: ignore[no-any-return]
+    result: Tensor = (
+        gradient * semantic_ops.gelu_derivative(x)
+        if approximate == "none"
+        else stock(gradient, x, approximate=approximate)
+    )
+    return result
 
 
-_DECOMPOSITIONS = {
+_DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {
     aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten.gelu_backward.default: _gelu_backward,
 }

@@ -105,4 +105,4 @@ def _external(name: str, value: Tensor, entry: WeightEntry) -> TensorProto:
 
 
 def _numpy(value: Tensor) -> NDArray[np.generic]:
-    return value.detach().contiguous().numpy()  # type: ignore[no-any-return]
+    return value.detach().contiguous().numpy()

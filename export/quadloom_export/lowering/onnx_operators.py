@@ -217,17 +217,15 @@ def _softmax(out: OnnxEmitter, node: fx.Node) -> str:
 @_register(aten.native_layer_norm.default)
 def _layer_norm(out: OnnxEmitter, node: fx.Node) -> str:
     x, normalized_shape, weight, bias, epsilon = node.args
-    if weight is None:
-        weight_name = out.constant(np.ones(normalized_shape, dtype=np.float32))  # type: ignore[arg-type]
-    else:
-        weight_name = out.name_of(weight)  # type: ignore[arg-type]
-    inputs = [out.name_of(x), weight_name] + ([] if bias is None else [out.name_of(bias)])  # type: ignore[arg-type]
-    read = {user.args[1]: user for user in node.users}
-    names = [f"{node.name}.{i}" if i in read else "" for i in range(max(read) + 1)]  # type: ignore[type-var,operator]
+    ones = np.ones(normalized_shape, dtype=np.float32)  # type: ignore[arg-type]
+    scale = out.name_of(weight) if isinstance(weight, fx.Node) else out.constant(ones)
+    inputs = [out.name_of(x), scale] + ([out.name_of(bias)] if isinstance(bias, fx.Node) else [])  # type: ignore[arg-type]
+    read = {int(user.args[1]): user for user in node.users}  # type: ignore[arg-type]
+    names = [f"{node.name}.{i}" if i in read else "" for i in range(max(read) + 1)]
     names[0] = names[0] or f"{node.name}.0"
     out.node("LayerNormalization", inputs, outputs=names, axis=-len(normalized_shape), epsilon=epsilon)  # type: ignore[arg-type]
     for index, user in read.items():
-        out.bind(user, names[index])  # type: ignore[index]
+        out.bind(user, names[index])
     return ""
 
 

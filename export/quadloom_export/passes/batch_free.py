@@ -191,7 +191,7 @@ def _outer_index_shape(a: fx.Node, b: fx.Node, constants: dict[fx.Node, torch.Te
     if len(indices) != source.meta["val"].dim():  # type: ignore[arg-type]
         return None
     last = -1
-    for axis, index in enumerate(indices):  # type: ignore[arg-type,union-attr]
+    for axis, index in enumerate(indices):  # type: ignore[arg-type]
         if index not in constants:
             return None
         value = constants[index]

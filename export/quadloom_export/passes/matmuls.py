@@ -105,8 +105,10 @@ def absorb_result_transpose(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     view, last = product, len(order) - 1
     if view.target != aten.reshape.default or order[-1] != last - 1 or len(view.users) != 1:
         return None
-    product = view.args[0]  # type: ignore[assignment]
-    if product.target != BATCHED or len(product.users) != 1 or shape_of(view)[-2:] != shape_of(product)[-2:]:
+    product = view.args[0]
+    if not isinstance(product, fx.Node) or product.target != BATCHED or len(product.users) != 1:
+        return None
+    if shape_of(view)[-2:] != shape_of(product)[-2:]:
         return None
     a, b, flag_a, flag_b, alpha = product.args
     turned = emit(graph, BATCHED, (b, a, not flag_b, not flag_a, alpha), like=product)

@@ -94,7 +94,7 @@ def drop_no_op(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         return source
     if node.target in (aten.reshape.default, aten.expand.default, aten._to_copy.default) and same_shape(node, source):
         return source
-    if node.target == aten.permute.default and list(node.args[1]) == sorted(node.args[1]):  # type: ignore[arg-type,type-var]
+    if node.target == aten.permute.default and list(node.args[1]) == sorted(node.args[1]):  # type: ignore[arg-type]
         return source
     return None
 

@@ -1,0 +1,98 @@
+"""The operators that the passes add, against closed forms."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from quadloom_export.semantic_ops import (
+    batch_full,
+    batch_tile,
+    batched_matmul,
+    dequantize,
+    gelu_derivative,
+    gemm,
+    pack_int4,
+    quantize,
+    row_scale,
+    unit_interval,
+    unpack_int4,
+)
+
+magnitudes = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+rows = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16), elements=magnitudes)
+
+
+@given(rows, st.sampled_from([127, 7]))
+def test_a_quantized_element_is_off_by_half_a_scale_at_most(values, levels):
+    x = torch.from_numpy(values)
+    scale = row_scale(x, levels)
+    stored = quantize(x, scale)
+    assert stored.dtype == torch.int8
+    assert int(stored.abs().max()) <= levels
+    error = (dequantize(stored, scale) - x).abs().double()
+    rounding = 1e-6 * x.abs().amax(1, keepdim=True).double()
+    assert bool((error <= scale[:, None].double() / 2 + rounding).all())
+
+
+@given(rows, st.sampled_from([127, 7]))
+def test_the_largest_magnitude_of_a_row_uses_the_whole_range(values, levels):
+    x = torch.from_numpy(values)
+    largest = quantize(x, row_scale(x, levels)).int().abs().amax(1)
+    assert bool((largest[x.abs().amax(1) > 1e-20] == levels).all())
+
+
+def test_an_all_zero_row_comes_back_as_zeros():
+    x = torch.zeros(2, 8)
+    scale = row_scale(x, 127)
+    assert bool((scale > 0).all())
+    assert torch.equal(dequantize(quantize(x, scale), scale), x)
+
+
+@given(
+    hnp.arrays(
+        np.int8, st.tuples(st.integers(1, 6), st.integers(1, 8).map(lambda n: 2 * n)), elements=st.integers(-8, 7)
+    )
+)
+def test_packing_into_nibbles_loses_nothing(values):
+    x = torch.from_numpy(values)
+    packed = pack_int4(x)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (x.shape[0], x.shape[1] // 2)
+    assert torch.equal(unpack_int4(packed).int(), 16 * x.int())
+
+
+def test_gelu_derivative_is_what_autograd_finds():
+    x = torch.linspace(-6, 6, 401, requires_grad=True)
+    (expected,) = torch.autograd.grad(torch.nn.functional.gelu(x).sum(), x)
+    torch.testing.assert_close(gelu_derivative(x.detach()), expected, atol=1e-6, rtol=0)
+
+
+def test_unit_interval_maps_the_range_of_erf_onto_zero_to_one():
+    assert unit_interval(torch.tensor([-1.0, 0.0, 0.5, 1.0])).tolist() == [0.0, 0.5, 0.75, 1.0]
+
+
+@given(st.booleans(), st.booleans(), st.sampled_from([1.0, -0.5]), st.booleans())
+def test_products_apply_transposes_then_factor_then_summand(transpose_a, transpose_b, alpha, with_bias):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn((4, 3) if transpose_a else (3, 4), generator=generator)
+    b = torch.randn((5, 4) if transpose_b else (4, 5), generator=generator)
+    bias = torch.randn(5, generator=generator) if with_bias else None
+    plain = torch.einsum("ki,kj->ij" if transpose_a else "ik,kj->ij", a, b.t() if transpose_b else b) * alpha
+    expected = plain if bias is None else plain + bias
+    torch.testing.assert_close(gemm(a, b, bias, transpose_a, transpose_b, alpha), expected)
+    batched = batched_matmul(a[None].repeat(2, 1, 1), b[None].repeat(2, 1, 1), transpose_a, transpose_b, alpha)
+    torch.testing.assert_close(batched, plain[None].repeat(2, 1, 1))
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.sampled_from([0, 1, 2]))
+def test_batch_sizes_multiply_one_axis(batch, factor, axis):
+    reference = torch.zeros(batch, 7)
+    shape = [factor if index == axis else 2 for index in range(3)]
+    expected = [size * batch if index == axis else size for index, size in enumerate(shape)]
+    full = batch_full(reference, shape, axis, 1.5)
+    assert list(full.shape) == expected
+    assert bool((full == 1.5).all())
+    tiled = batch_tile(torch.arange(8.0).reshape(2, 2, 2), reference, shape, axis)
+    assert list(tiled.shape) == [2 * size for size in expected]
