@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from quadloom_runtime.emulation.fleet_file import FleetFile, fleet_devices, load_fleet
+from quadloom_runtime.emulation.fleet_file import FleetFile, fleet_devices, load_fleet, needed_updates
 from quadloom_runtime.emulation.profiles import profile
 from quadloom_runtime.errors import QuadloomError
 
@@ -115,3 +115,16 @@ def test_devices_that_cannot_be_made_are_refused_by_the_value(tmp_path: Path, de
     fleet = fleet_of(tmp_path, devices)
     with pytest.raises(QuadloomError, match=named):
         fleet_devices(fleet)
+
+
+def test_a_round_needs_every_device_unless_the_file_says_fewer(tmp_path: Path) -> None:
+    devices = DEVICE + "count = 3\n"
+    assert needed_updates(fleet_of(tmp_path, devices), 3) == 3
+    fewer = load_fleet(written(tmp_path, TASK + "min_updates = 2\n" + DATA + devices))
+    assert needed_updates(fewer, 3) == 2
+
+
+def test_a_round_that_needs_more_updates_than_there_are_devices_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    fleet = load_fleet(written(tmp_path, TASK + "min_updates = 4\n" + DATA + DEVICE))
+    with pytest.raises(QuadloomError, match=r"\b4 updates.*\b1 devices"):
+        needed_updates(fleet, 1)

@@ -113,6 +113,27 @@ def test_a_child_that_ignores_the_request_to_end_is_killed(tmp_path: Path, monke
     assert child.process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("deaf", [False, True], ids=["obedient", "deaf"])
+def test_what_a_child_started_itself_is_stopped_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: bool
+) -> None:
+    monkeypatch.setattr(module, "STOP_PATIENCE_S", 0.5)
+    source = f"""
+        import subprocess
+        inner = subprocess.Popen({DEAF if deaf else SLEEPER!r}, stdout=subprocess.PIPE, text=True)
+        inner.stdout.readline()
+        print(inner.pid, flush=True)
+        inner.wait()
+    """
+    with Processes(tmp_path) as children:
+        child = children.start_command("device", python(source))
+        until(lambda: child.last_line() != "")
+        inner = int(child.last_line())
+        assert is_running(inner)
+    # The grandchild is nobody's to wait for here, so its end is seen, not awaited.
+    until(lambda: not is_running(inner))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_to_the_emulator_leaves_no_child_behind(tmp_path: Path, number: signal.Signals) -> None:
     """A terminal sends SIGINT to the whole group, a supervisor SIGTERM to the emulator alone: neither may orphan."""

@@ -29,8 +29,9 @@ class Display:
         self._devices = devices
         self._console = _console()
         self._live = Live(console=self._console, refresh_per_second=4) if live else None
-        self._said_rounds = -1
+        self._said_rounds = 0
         self._members: dict[str, tuple[int, str]] = {}
+        self._without_work: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -47,6 +48,7 @@ class Display:
 
     def show(self, task: TaskStatus | None, news: dict[str, DeviceProgress]) -> None:
         """Bring the display up to date."""
+        self._say_who_gets_nothing(news, a_round_is_open=task is not None and bool(task.rounds))
         if self._live is not None:
             self._live.update(_table(_title(task), LIVE_COLUMNS, fleet_lines(self._devices, news)))
             return
@@ -55,12 +57,21 @@ class Display:
                 self._members[name] = (now.round_index, now.member)
                 self.say(f"round {now.round_index}: {name} trains {now.member}")
         if task is not None:
-            rows = round_rows(task)
-            closed = [row for row in rows if row[5] != "-"]
-            if len(closed) > max(0, self._said_rounds):
-                for row in closed[max(0, self._said_rounds) :]:
-                    self.say(f"round {row[0]}: accuracy {row[5]}, loss {row[6]}, {row[2]} updates in {row[4]} s")
-                self._said_rounds = len(closed)
+            self._say_new_rounds([row for row in round_rows(task) if row[5] != "-"])
+
+    def _say_new_rounds(self, evaluated: list[tuple[str, ...]]) -> None:
+        for name, _, updates, _, seconds, accuracy, loss in evaluated[self._said_rounds :]:
+            where = name if name == "start" else f"round {name}, {updates} updates in {seconds} s"
+            self.say(f"{where}: accuracy {accuracy}, loss {loss}")
+        self._said_rounds = len(evaluated)
+
+    def _say_who_gets_nothing(self, news: dict[str, DeviceProgress], *, a_round_is_open: bool) -> None:
+        """A device that no member fits would otherwise hold up the round without a word."""
+        for name, now in news.items():
+            if now.member == "-" and now.waits_because != self._without_work.get(name, ""):
+                self._without_work[name] = now.waits_because
+                if a_round_is_open:
+                    self.say(f"{name} has no work: {now.waits_because}")
 
     @staticmethod
     def final(task: TaskStatus, devices: tuple[FleetDevice, ...], news: dict[str, DeviceProgress]) -> None:

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from quadloom_runtime.contract.wire import TaskStatus
 from quadloom_runtime.data import load_examples
 from quadloom_runtime.emulation.display import Display
-from quadloom_runtime.emulation.fleet_file import FleetDevice, FleetFile, fleet_devices
+from quadloom_runtime.emulation.fleet_file import FleetDevice, FleetFile, fleet_devices, needed_updates
 from quadloom_runtime.emulation.processes import Child, Processes
-from quadloom_runtime.emulation.progress import EventTail
+from quadloom_runtime.emulation.progress import EventTail, can_go_on
 from quadloom_runtime.emulation.shards import split_dirichlet, split_iid, write_shards
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import load_manifest
@@ -38,6 +38,7 @@ def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
         QuadloomError: data, family or fleet are unusable, or the server died.
     """
     devices = fleet_devices(fleet)
+    needed = needed_updates(fleet, len(devices))
     shards = _deal_data(fleet, devices, work / "data")
     with Processes(work / "logs") as processes:
         server = processes.start("server", _serve_arguments(fleet, work, devices=len(devices), port=port))
@@ -48,7 +49,7 @@ def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
             tails[device.name].path.unlink(missing_ok=True)
             arguments = _device_arguments(device, address, shard, work, tails[device.name].path)
             children[device.name] = processes.start(device.name, arguments)
-        task = _follow(address, server, children, devices, tails)
+        task = _follow(address, server, children, devices, tails, needed_updates=needed)
         news = {name: tail.read() for name, tail in tails.items()}
         Display.final(task, devices, news)
     target = fleet.task.target_accuracy
@@ -76,6 +77,7 @@ def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -
         "--port": port,
         "--rounds": task.rounds,
         "--min-devices": devices,
+        "--min-updates": task.min_updates,
         "--round-deadline-s": task.round_deadline_s,
         "--eval-data": data.eval,
         "--text-field": data.text_field,
@@ -89,7 +91,8 @@ def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -
         "--schedule": task.schedule,
         "--eval-limit": task.eval_limit,
     }
-    words = ["serve", "--exit-when-finished"]
+    # The server is stopped from here: one that ends by itself could be gone before its last status was read.
+    words = ["serve"]
     for flag, value in given.items():
         words += [] if value is None else [flag, str(value)]
     return words
@@ -105,7 +108,7 @@ def _device_arguments(device: FleetDevice, address: str, shard: Path, work: Path
 def _wait_for_address(server: Child) -> str:
     deadline = time.monotonic() + SERVER_START_PATIENCE_S
     while time.monotonic() < deadline:
-        found = re.search(r"http://\S+", server.log.read_text(encoding="utf-8"))
+        found = re.search(r"http://\S+(?=\s)", server.log.read_text(encoding="utf-8"))
         if found:
             return found[0]
         if server.process.poll() is not None:
@@ -122,8 +125,14 @@ def _follow(
     children: dict[str, Child],
     devices: tuple[FleetDevice, ...],
     tails: dict[str, EventTail],
+    *,
+    needed_updates: int,
 ) -> TaskStatus:
-    """Show progress until the task is finished; returns its last status."""
+    """Show progress until the task is finished; returns its last status.
+
+    Raises:
+        QuadloomError: the server ended, or so many devices that no round can get the updates it needs.
+    """
     task: TaskStatus | None = None
     said_dead: set[str] = set()
     with Display(devices, live=sys.stdout.isatty()) as display, httpx.Client(timeout=10) as http:
@@ -140,8 +149,13 @@ def _follow(
                 return task
             if server.process.poll() is not None:
                 raise QuadloomError(f"the server ended: {server.last_line()}", remedy=f"see {server.log}")
-            if len(said_dead) == len(children):
-                raise QuadloomError("every device has ended with an error", remedy=f"see {server.log.parent}")
+            alive = children.keys() - said_dead
+            if not can_go_on(task, alive, devices=len(devices), needed_updates=needed_updates):
+                raise QuadloomError(
+                    f"{len(said_dead)} of {len(children)} devices ended with an error, and a round needs "
+                    f"{needed_updates} updates: {', '.join(sorted(said_dead))}",
+                    remedy=f"see their logs in {server.log.parent}, or lower min_updates in [task] of the fleet file",
+                )
             time.sleep(POLL_S)
 
 

@@ -18,10 +18,14 @@ class Section(BaseModel):
 
 
 class TaskSection(Section):
-    """What `quadloom serve` is told; paths are relative to the fleet file."""
+    """What `quadloom serve` is told; paths are relative to the fleet file.
+
+    `min_updates`: updates without which no round closes, by default one from every device.
+    """
 
     family: Path
     rounds: int = Field(default=3, ge=1)
+    min_updates: int | None = Field(default=None, ge=1)
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
     round_deadline_s: float = Field(default=600.0, gt=0)
     learning_rate: float | None = Field(default=None, gt=0)
@@ -116,6 +120,21 @@ def fleet_devices(fleet: FleetFile) -> tuple[FleetDevice, ...]:
         if names.count(name) > 1:
             raise QuadloomError(f"two devices of the fleet are called {name!r}", remedy="give one section another name")
     return tuple(found)
+
+
+def needed_updates(fleet: FleetFile, devices: int) -> int:
+    """Updates that a round of this fleet needs.
+
+    Raises:
+        QuadloomError: more than there are devices, so that no round could ever close.
+    """
+    needed = fleet.task.min_updates or devices
+    if needed > devices:
+        raise QuadloomError(
+            f"a round needs {needed} updates, and the fleet has {devices} devices",
+            remedy="lower min_updates in [task], or add devices",
+        )
+    return needed
 
 
 def _device(section: DeviceSection, kind: DeviceProfile, name: str) -> FleetDevice:

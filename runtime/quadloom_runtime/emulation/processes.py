@@ -73,14 +73,20 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         running = [child.process for child in self.children if child.process.poll() is None]
         for process in running:
-            process.send_signal(signal.SIGTERM)
+            _signal_group(process, signal.SIGTERM)
         try:
             _wait_for_all(running, patience_s=STOP_PATIENCE_S)
         finally:  # also when a second interrupt cuts the waiting short
             for process in running:
-                process.kill()
+                _signal_group(process, signal.SIGKILL)
                 process.wait()
             signal.signal(signal.SIGTERM, self._former_handler)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Reach a child and what it started itself: a device trains in a process of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _wait_for_all(running: list[subprocess.Popen[bytes]], *, patience_s: float) -> None:

@@ -1,6 +1,7 @@
 """What the fleet is doing, from the server's task status and the devices' event files."""
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class DeviceProgress:
     steps: int = 0
     loss: float | None = None
     out_of_memory: int = 0
+    waits_because: str = ""
 
 
 @dataclass
@@ -43,6 +45,16 @@ class EventTail:
         return self.progress
 
 
+ACTIVITIES = {
+    "fetched": "loading",
+    "trained": "reporting",
+    "reported": "reported",
+    "failed": "failed",
+    "retrying": "no answer",
+    "finished": "finished",
+}
+
+
 def after_event(progress: DeviceProgress, event: dict[str, Any]) -> DeviceProgress:
     """The progress once an event of the device has happened."""
     kind = event["event"]
@@ -54,8 +66,24 @@ def after_event(progress: DeviceProgress, event: dict[str, Any]) -> DeviceProgre
         return replace(progress, activity="training", step=event["step"], steps=event["steps"], loss=event["loss"])
     if kind == "out-of-memory":
         return replace(progress, activity="out of memory", out_of_memory=progress.out_of_memory + 1)
-    names = {"fetched": "loading", "reported": "reported", "waiting": "waiting", "finished": "finished"}
-    return replace(progress, activity=names.get(kind, progress.activity))
+    if kind == "waiting":
+        return replace(progress, activity="waiting", waits_because=event["reason"])
+    return replace(progress, activity=ACTIVITIES.get(kind, progress.activity))
+
+
+def can_go_on(task: TaskStatus | None, alive: Set[str], *, devices: int, needed_updates: int) -> bool:
+    """Whether enough devices are left: to open the first round, or to bring the latest round the updates it needs.
+
+    Args:
+        alive: names of the devices whose processes have not failed.
+        devices: size of the fleet; the first round opens once all of them have enrolled.
+    """
+    if task is None or not task.rounds:
+        enrolled = set() if task is None else {each.name for each in task.devices}
+        return len(enrolled | alive) >= devices
+    latest = task.rounds[-1].index
+    counted = {each.name for each in task.devices if each.round_index == latest and each.state == "accepted"}
+    return len(counted | alive) >= needed_updates
 
 
 def fleet_lines(devices: tuple[FleetDevice, ...], news: dict[str, DeviceProgress]) -> list[tuple[str, ...]]:
