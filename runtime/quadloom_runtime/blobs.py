@@ -59,6 +59,9 @@ class BlobCache:
                 f"the cache {self.folder} lacks {reference.path} ({reference.sha256[:12]}...)",
                 remedy="let the device fetch it again; do not remove files from the cache while a device runs",
             )
+        # Renaming one hard link onto another of the same file does nothing, and would leave the temporary name behind.
+        if target.exists() and target.samefile(source):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
         temporary.unlink(missing_ok=True)
