@@ -65,6 +65,14 @@ def test_a_child_that_wrote_nothing_has_an_empty_last_line(tmp_path: Path) -> No
     assert child.last_line() == ""
 
 
+def test_of_an_error_with_a_remedy_the_last_line_is_the_cause(tmp_path: Path) -> None:
+    with Processes(tmp_path) as children:
+        child = children.start("inspect", ["inspect", str(tmp_path / "nowhere")])
+        assert child.process.wait(timeout=PATIENCE_S) == 1
+    assert "remedy: " in child.log.read_text(encoding="utf-8")
+    assert child.last_line().startswith("quadloom inspect: no family at")
+
+
 def test_start_runs_the_quadloom_command_of_this_interpreter(tmp_path: Path) -> None:
     with Processes(tmp_path) as children:
         child = children.start("version", ["--version"])

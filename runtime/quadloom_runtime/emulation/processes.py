@@ -30,9 +30,10 @@ class Child:
     log: Path
 
     def last_line(self) -> str:
-        """The last line that the child wrote."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        """The last line that the child wrote; of an error the cause, not the remedy that follows it."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        telling = [line for line in lines if line.strip() and not line.startswith("  remedy: ")]
+        return telling[-1] if telling else ""
 
 
 @dataclass

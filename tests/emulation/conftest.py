@@ -1,0 +1,66 @@
+"""A tiny real family and separable text, so that whole fleets run in seconds."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it: tests never leave the machine
+
+import pytest
+
+WORDS = ("good", "great", "fine", "bad", "awful", "poor", "film", "plot", "scene", "actor")
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A family of a random two-layer BERT with members (0, 0), (1, 0) and (1, 1)."""
+    import torch
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers.models import WordLevel
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from quadloom_export.family import FamilySettings, export_family
+
+    folder = tmp_path_factory.mktemp("family")
+    vocabulary = {word: index for index, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=16,
+    )
+    BertModel(config).save_pretrained(folder / "model")
+    settings = FamilySettings(depths=(0, 1), rank=4, alpha=8.0, batch_size=8, sequence_length=8)
+    export_family(str(folder / "model"), folder / "family", settings)
+    return folder / "family"
+
+
+def write_examples(path: Path, rows: list[tuple[str, int]]) -> Path:
+    """JSONL as `quadloom emulate` reads it."""
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def separable_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl and eval.jsonl, where one word tells the label."""
+    folder = tmp_path_factory.mktemp("text")
+    rows = [
+        (f"{neutral} {telling} {other}", label)
+        for label, tellings in ((1, WORDS[:3]), (0, WORDS[3:6]))
+        for telling in tellings
+        for neutral in WORDS[6:]
+        for other in WORDS[6:]
+    ]
+    write_examples(folder / "train.jsonl", [row for index, row in enumerate(rows) if index % 4])
+    write_examples(folder / "eval.jsonl", rows[::4])
+    return folder
