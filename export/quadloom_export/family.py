@@ -12,6 +12,7 @@ from pathlib import Path
 
 from peft import LoraConfig
 from tokenizers import Tokenizer
+from torch import nn
 
 from quadloom_export.calibration import Calibration, calibrate, gradient_error
 from quadloom_export.graph import JointGraph
@@ -183,7 +184,7 @@ def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ..
     """Every (depth, quantized layers) of the family, shallow first.
 
     Raises:
-        QuadloomError: a depth above the number of layers, or a quantized-layer count above every depth.
+        QuadloomError: a depth above the number of layers, a quantized-layer count above every depth, or no member.
     """
     depths = settings.depths if settings.depths is not None else tuple(range(layers + 1))
     for depth in depths:
@@ -197,17 +198,30 @@ def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ..
             f"{high} quantized layers exceed the largest depth {max(depths, default=0)}",
             remedy="quantize at most as many layers as are trained (q <= d)",
         )
-    return tuple(
+    keys = tuple(
         MemberKey(depth=depth, quantized_layers=count)
         for depth in sorted(set(depths))
         for count in range(depth + 1)
         if settings.quantized is None or count in settings.quantized
     )
+    if not keys:
+        raise QuadloomError(
+            f"depths {list(depths)} and quantized-layer counts {settings.quantized} select no member",
+            remedy="name at least one depth, and a quantized-layer count of 0 or more that does not exceed it",
+        )
+    return keys
 
 
-def _check_sequence_length(model: object, sequence_length: int) -> None:
-    config = model.config  # type: ignore[attr-defined]
-    positions = getattr(config, "max_position_embeddings", None)
+def _positions(model: nn.Module) -> int | None:
+    """Tokens that the model can tell apart; a position table with a padding row counts from behind that row."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _check_sequence_length(model: nn.Module, sequence_length: int) -> None:
+    positions = _positions(model)
     if sequence_length < 2 or (positions is not None and sequence_length > positions):
         raise QuadloomError(
             f"sequence length {sequence_length} is outside 2..{positions}, the positions that the model knows",

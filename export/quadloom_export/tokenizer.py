@@ -19,8 +19,12 @@ def load_tokenizer(source: str, *, sequence_length: int) -> Tokenizer:
     remedy = "put tokenizer.json and tokenizer_config.json beside the model's weights"
     try:
         loaded = AutoTokenizer.from_pretrained(source, use_fast=True)
-    except (OSError, ValueError) as error:
-        raise QuadloomError(f"no tokenizer in {source!r}: {str(error).splitlines()[0]}", remedy=remedy) from error
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise QuadloomError(f"no tokenizer in {source!r}: {detail}", remedy=remedy) from error
+    # Where transformers finds no vocabulary, it makes up one of special tokens, and every word would be unknown.
+    if set(loaded.get_vocab()) <= set(loaded.all_special_tokens):
+        raise QuadloomError(f"no tokenizer in {source!r}: it knows special tokens only", remedy=remedy)
     if loaded.pad_token is None:
         raise QuadloomError(f"the tokenizer of {source!r} has no padding token", remedy="set pad_token in its config")
     tokenizer: Tokenizer = loaded.backend_tokenizer

@@ -73,7 +73,10 @@ def parse_numbers(text: str, *, option: str) -> tuple[int, ...]:
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            numbers += range(int(first), int(last or first) + 1)
+            found = range(int(first), int(last or first) + 1)
+            if not found:
+                raise ValueError(f"{part} counts down")
+            numbers += found
     except ValueError:
         raise QuadloomError(
             f"{option} {text!r} is not a list of numbers", remedy="write numbers and ranges, e.g. 0,2,4-6"
