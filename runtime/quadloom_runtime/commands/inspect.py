@@ -17,9 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was asked for; status 1 when --verify finds a damaged file."""
+    from quadloom_runtime.errors import QuadloomError
     from quadloom_runtime.family_folder import altered_files, load_manifest
     from quadloom_runtime.family_table import family_table, find_member, member_table, memory_table
 
+    if arguments.memory and arguments.member is None:
+        raise QuadloomError("--memory needs a member", remedy="name one, e.g. --member 6,4 --memory")
     manifest = load_manifest(arguments.family)
     if arguments.verify:
         damaged = altered_files(arguments.family, manifest)

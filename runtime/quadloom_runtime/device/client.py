@@ -24,7 +24,6 @@ from quadloom_runtime.device.retry import PatienceExhaustedError, R, Retry, TryA
 from quadloom_runtime.errors import QuadloomError
 
 TIMEOUT_S = 30.0
-CHUNK_BYTES = 1 << 16
 DOWNLOAD_ATTEMPTS = 2
 M = TypeVar("M", bound=Message)
 
@@ -142,7 +141,7 @@ class ServerClient:
                 _raise_for(response)
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             with partial.open("ab" if resumed else "wb") as file:
-                for chunk in response.iter_raw(CHUNK_BYTES):
+                for chunk in response.iter_raw():  # as it comes: a buffer would be lost when the connection drops
                     file.write(chunk)
                     self.traffic.down_bytes += len(chunk)
                     self._pace(len(chunk), self._link.download_bytes_per_s)

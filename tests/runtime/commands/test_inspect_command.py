@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from quadloom_runtime.cli import main
+from quadloom_runtime.contract.manifest import FamilyManifest
+
+Family = tuple[Path, FamilyManifest]
+Capture = pytest.CaptureFixture[str]
+
+
+def test_each_member_is_a_row_with_its_figures(family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(family[0])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = "\n".join(lines[:3])
+    for word in ("TinyForSequenceClassification", "tiny/model", "rank 4", "alpha 8", "batch 4 x 5", "INT8"):
+        assert word in header
+    size_kb = f"{family[1].members[2].graph.size_bytes / 1e3:.0f}"
+    assert lines[-1].split() == ["1", "1", "onnx", "2.0", "2.0", "0.5", "1.230", "%", "0.99900", size_kb]
+    assert [line.split()[:2] for line in lines[-3:]] == [["0", "0"], ["1", "0"], ["1", "1"]]
+
+
+def test_an_incomplete_family_is_shown_and_names_what_is_missing(incomplete_family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(incomplete_family[0])]) == 0
+    shown = capsys.readouterr().out
+    assert "incomplete: 1 members are missing: d01-q01" in shown
+    assert "quadloom export" in shown
+
+
+def test_json_reads_back_as_the_manifest(family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(family[0]), "--json"]) == 0
+    assert FamilyManifest.model_validate_json(capsys.readouterr().out) == family[1]
+
+
+def test_what_fills_a_members_peak_is_listed_with_its_share(family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(family[0]), "--member", "1,1", "--memory"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "d01-q01" in lines[0]
+    assert lines[2].split() == ["1.500", "75.0%", "2", "stash", "0", "gelu", "input"]
+    assert lines[3].split() == ["0.500", "25.0%", "1", "transient", "head", "logits"]
+
+
+def test_a_member_as_json_is_that_member(family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(family[0]), "--member", "1, 0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["key"] == {"depth": 1, "quantized_layers": 0, "format": "onnx"}
+
+
+def test_one_member_shows_its_hash_and_its_gradient_error(family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(family[0]), "--member", "1,1"]) == 0
+    shown = capsys.readouterr().out
+    assert family[1].members[2].graph.sha256 in shown
+    assert "1.230 %" in shown
+
+
+@pytest.mark.parametrize("member", ["6,4", "1", "one,zero"])
+def test_an_unknown_member_is_named_with_those_there_are(family: Family, capsys: Capture, member: str) -> None:
+    assert main(["inspect", str(family[0]), "--member", member]) == 1
+    shown = capsys.readouterr().err
+    assert repr(member) in shown
+    assert "0,0 1,0 1,1" in shown
+
+
+def test_memory_without_a_member_says_which_option_is_missing(family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(family[0]), "--memory"]) == 1
+    assert "--member" in capsys.readouterr().err
+
+
+def test_an_intact_family_verifies(family: Family, capsys: Capture) -> None:
+    assert main(["inspect", str(family[0]), "--verify"]) == 0
+    assert f"{len(family[1].blobs())} files" in capsys.readouterr().out
+
+
+def test_verify_names_each_altered_cut_and_missing_file(family: Family, capsys: Capture) -> None:
+    folder, manifest = family
+    altered, cut, gone = (folder / blob.path for blob in manifest.blobs()[:3])
+    content = bytearray(altered.read_bytes())
+    content[-1] ^= 1
+    altered.write_bytes(content)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    gone.unlink()
+    assert main(["inspect", str(folder), "--verify"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [blob.path for blob in manifest.blobs()[:3]]
+    assert ["altered" in lines[0], "bytes" in lines[1], "missing" in lines[2]] == [True, True, True]
+
+
+def test_a_folder_without_a_family_is_an_error_with_a_remedy(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(tmp_path)]) == 1
+    shown = capsys.readouterr().err
+    assert str(tmp_path) in shown
+    assert "remedy:" in shown
+
+
+def test_a_manifest_of_another_version_is_refused_with_both_versions(family: Family, capsys: Capture) -> None:
+    path = family[0] / "family.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9', 1))
+    assert main(["inspect", str(family[0])]) == 1
+    assert "schema version 9, this program reads 1" in capsys.readouterr().err
