@@ -323,3 +323,11 @@ def word_piece_tokenizer() -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", VOCABULARY["[CLS]"]), ("[SEP]", VOCABULARY["[SEP]"])]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.fixture
+def word_pieces() -> Tokenizer:
+    """The bare tokenizer behind `word_piece_tokenizer`, set to nothing yet."""
+    tokenizer = word_piece_tokenizer().backend_tokenizer
+    tokenizer.enable_truncation(SEQUENCE_LENGTH)
+    return tokenizer

@@ -69,6 +69,7 @@ def test_each_stashed_tensor_is_quantized_once_right_after_its_last_forward_use(
         assert len(added) == 1, f"{node.name} is quantized {len(added)} times"
         quantizing = chain(added[0])
         assert [each.target for each in quantizing].count(quadloom.quantize.default) == 1
+        assert min(position[each.name] for each in quantizing) > last_use, "quantized before its last use"
         between = [each.name for each in graph.nodes[last_use + 1 : max(position[each.name] for each in quantizing)]]
         assert not old & set(between), "something runs between the last use and the quantization"
         assert all(user.meta["phase"] == "forward" for user in kept.users), "the backward still reads the original"

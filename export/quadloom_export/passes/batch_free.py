@@ -134,7 +134,7 @@ def _rebuild(
         growth = (b.args[1][axis] - a.args[1][axis]) // BATCH_STEP  # type: ignore[index,operator]
         repeats = [growth if i == axis else n for i, n in enumerate(a.args[1])]  # type: ignore[arg-type]
         return graph.call_function(quadloom.batch_tile.default, (argument(a.args[0]), reference, repeats, axis))
-    if a.target == aten.slice.Tensor and a.args[:3] == b.args[:3]:
+    if a.target == aten.slice.Tensor and a.args[1:3] == b.args[1:3] and _reaches_end(a) and _reaches_end(b):
         return graph.call_function(a.target, (*argument(a.args[:3]), 2**62))
     if a in constants:  # row numbers: only `index` reads them, and that becomes a view
         bound = graph.call_function(a.target, argument(a.args), argument(a.kwargs))  # type: ignore[arg-type]
@@ -156,6 +156,13 @@ def _open_shape(a: fx.Node, b: fx.Node) -> list[int]:
             remedy="report the model; its forward mixes the batch into two dimensions",
         )
     return shape
+
+
+def _reaches_end(node: fx.Node) -> bool:
+    """Whether a slice leaves nothing out at its end."""
+    source, axis, _, end = node.args[:4]
+    assert isinstance(source, fx.Node)
+    return end >= source.meta["val"].shape[axis]  # type: ignore[no-any-return]
 
 
 def _batch_growth(a: fx.Node, b: fx.Node) -> tuple[int, int]:
