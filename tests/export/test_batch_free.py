@@ -49,8 +49,23 @@ def run(graph: fx.Graph, x):
         lambda x: x.repeat(1, 2),
         lambda x: x[: x.shape[0]] * 2,
         lambda x: torch.zeros_like(x) - x,
+        lambda x: torch.full((x.shape[0],), 3, dtype=torch.int64),
+        lambda x: torch.ones_like(x, dtype=torch.bool),
     ],
-    ids=["view", "merge", "ones", "full", "expand", "repeat", "spread", "repeat columns", "slice", "zeros_like"],
+    ids=[
+        "view",
+        "merge",
+        "ones",
+        "full",
+        "expand",
+        "repeat",
+        "spread",
+        "repeat columns",
+        "slice",
+        "zeros_like",
+        "integers",
+        "flags",
+    ],
 )
 def test_a_function_of_the_batch_holds_at_sizes_never_recorded(function):
     graph = batch_free(function)

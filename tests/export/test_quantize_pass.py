@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import fx
 
-from quadloom_export.graph import shape_of, val
+from quadloom_export.graph import JointGraph, shape_of, val
 from quadloom_export.passes.quantize import SMALLEST_QUANTIZED, quantized_elements
 from quadloom_export.passes.stash import saved_tensors, stash_bytes
 
@@ -111,6 +112,20 @@ def test_the_stash_shrinks_by_the_bits_saved_less_the_scales(tiny, bits):
     assert quantized_elements(after) == sum(elements) > 0
     groups = sum(count // min(shape[-1], 16) for count, shape in zip(elements, shapes, strict=True))
     assert stash_bytes(after) == stash_bytes(before) - 4 * sum(elements) + sum(elements) * bits // 8 + 4 * groups
+
+
+def test_a_tensor_that_two_layers_read_belongs_to_the_upper_one():
+    """Quantized with the lower layer, its noise would enter the gradient of the upper one."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    x.meta = {"val": torch.zeros(4), "twin": torch.zeros(5), "role": "batch", "key": "x"}
+    saved = graph.call_function(torch.ops.aten.exp.default, (x,))
+    upper, lower = (graph.call_function(torch.ops.aten.neg.default, (saved,)) for _ in range(2))
+    for node, phase, layer in ((saved, "forward", 0), (upper, "backward", 1), (lower, "backward", 0)):
+        node.meta = {"val": torch.zeros(4), "twin": torch.zeros(5), "phase": phase, "layer": layer}
+    graph.output((upper, lower))
+    joint = JointGraph(graph, ("upper", "lower"), parameters=(), frozen={}, layers=2, depth=2, batch_size=4)
+    assert [(each.node, each.layer) for each in saved_tensors(joint)] == [(saved, 1)]
 
 
 def test_zero_quantized_layers_quantize_nothing(bert):

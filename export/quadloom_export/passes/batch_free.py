@@ -17,6 +17,7 @@ from quadloom_runtime.errors import QuadloomError
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
 
+FILLS = {aten.full.default, aten.full_like.default, aten.empty_like.default}
 CONSTANT_KEY = "constant."
 TRACED_BATCH_SIZES = (3, 5)
 """Batch sizes of the two recordings: neither is 1, which ATen treats specially."""
@@ -120,15 +121,12 @@ def _rebuild(
     varies = _literals(a) != _literals(b)
     if a.target in (aten.view.default, aten._unsafe_view.default, aten.reshape.default):
         return graph.call_function(aten.reshape.default, (argument(a.args[0]), _open_shape(a, b)))
+    if a.target in FILLS and a.meta["val"].shape != b.meta["val"].shape:
+        return _fill(graph, a, b, reference)
     if not varies:
         return graph.call_function(a.target, argument(a.args), argument(a.kwargs))  # type: ignore[arg-type]
     if a.target == aten.expand.default:
         return _expand(graph, a, b, rebuilt, reference)
-    if a.target in (aten.full.default, aten.full_like.default, aten.empty_like.default):
-        axis, factor = _batch_growth(a, b)
-        shape = [factor if i == axis else size for i, size in enumerate(a.meta["val"].shape)]
-        fill = float(a.args[1]) if len(a.args) > 1 else 0.0  # type: ignore[arg-type]
-        return graph.call_function(quadloom.batch_full.default, (reference, shape, axis, fill))
     if a.target == aten.repeat.default:
         axis = next(i for i, (x, y) in enumerate(zip(a.args[1], b.args[1], strict=True)) if x != y)  # type: ignore[arg-type]
         growth = (b.args[1][axis] - a.args[1][axis]) // BATCH_STEP  # type: ignore[index,operator]
@@ -170,6 +168,19 @@ def _batch_growth(a: fx.Node, b: fx.Node) -> tuple[int, int]:
     small, large = a.meta["val"].shape, b.meta["val"].shape
     axis = next(i for i, (x, y) in enumerate(zip(small, large, strict=True)) if x != y)
     return axis, (large[axis] - small[axis]) // BATCH_STEP
+
+
+def _fill(graph: fx.Graph, a: fx.Node, b: fx.Node, reference: fx.Node) -> fx.Node:
+    """A constant of the batch's size, in the dtype of `a`."""
+    axis, factor = _batch_growth(a, b)
+    shape = [factor if i == axis else size for i, size in enumerate(a.meta["val"].shape)]
+    number = float(a.args[1]) if len(a.args) > 1 else 0.0  # type: ignore[arg-type]
+    filled = graph.call_function(quadloom.batch_full.default, (reference, shape, axis, number))
+    dtype = a.meta["val"].dtype
+    if dtype == torch.float32:
+        return filled
+    filled.meta = {"phase": a.meta["phase"], "layer": a.meta["layer"]}
+    return graph.call_function(aten._to_copy.default, (filled,), {"dtype": dtype})
 
 
 def _expand(graph: fx.Graph, a: fx.Node, b: fx.Node, rebuilt: dict[fx.Node, fx.Node], reference: fx.Node) -> fx.Node:
