@@ -24,7 +24,8 @@ $(EXAMPLE)/eval.jsonl: $(STAMP) examples/movie_reviews/prepare.py
 
 # A real model, real text, six memory-limited devices. An earlier fleet's state is removed; the family is kept.
 demo: $(EXAMPLE)/eval.jsonl
-	$(BIN)/quadloom export $(EXAMPLE)/model --task sequence-classification --num-labels 2 --out $(EXAMPLE)/family
+	$(BIN)/quadloom export $(EXAMPLE)/model --task sequence-classification --num-labels 2 \
+		--sequence-length 48 --out $(EXAMPLE)/family
 	$(BIN)/quadloom inspect $(EXAMPLE)/family
 	$(BIN)/python examples/movie_reviews/baselines.py $(EXAMPLE)
 	rm -rf $(EXAMPLE)/fleet

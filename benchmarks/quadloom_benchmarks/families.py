@@ -85,7 +85,9 @@ def write_random_model(folder: Path, *, layers: int) -> None:
     words = ["[PAD]", "[UNK]", *letters, *(f"##{letter}" for letter in letters)]
     tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    # The constructor is untyped in transformers.
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")  # type: ignore[no-untyped-call]
+    fast.save_pretrained(folder)
 
 
 def random_batch(manifest: FamilyManifest, *, seed: int = 0) -> Batch:

@@ -27,6 +27,7 @@ from quadloom_export.lowering.onnx import (
     save_onnx,
     weight_tensors,
 )
+from quadloom_export.lowering.onnx_arena import planned_arena_bytes
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora, find_layers, load_classifier
 from quadloom_export.operations import multiply_adds
@@ -275,7 +276,7 @@ def _empty_family(
             EvaluationSpec(
                 format="onnx",
                 graph=blob(EVALUATION_PATH, ONNX_MEDIA_TYPE),
-                planned_peak_bytes=plan_memory(evaluation).peak_bytes,
+                planned_peak_bytes=planned_arena_bytes(evaluation),
                 inputs=input_specs(evaluation),
                 outputs=output_specs(evaluation),
             ),
@@ -333,11 +334,10 @@ def _export_member(
             f"{error.relative_l2:.2e}, worst at {error.worst_tensor}",
             remedy="report the model: a pass or a translation is wrong for it",
         )
-    plan = plan_memory(graph)
     return MemberSpec(
         key=key,
         graph=blob_reference(out, path, media_type=ONNX_MEDIA_TYPE),
-        planned_peak_bytes=plan.peak_bytes,
+        planned_peak_bytes=planned_arena_bytes(graph),
         stash_bytes_before=stash_bytes(unquantized),
         stash_bytes_after=stash_bytes(graph),
         weight_bytes=sum(entries[name].size_bytes for name in graph.inputs_of("frozen")),
@@ -347,7 +347,7 @@ def _export_member(
         gradient_error=error,
         inputs=inputs,
         outputs=outputs,
-        peak_items=plan.items,
+        peak_items=plan_memory(graph).items,
     )
 
 

@@ -37,21 +37,31 @@ class MemoryPlan:
 
 def plan_memory(joint: JointGraph) -> MemoryPlan:
     """Walk the linear order once and find its peak."""
-    nodes = joint.nodes
-    last_use = _last_uses(joint, nodes)
     live: dict[fx.Node, int] = {}
     total = peak = 0
     at_peak: dict[fx.Node, int] = {}
     peak_node = ""
-    for position, node in enumerate(nodes):
-        for made in _allocated_by(node):
-            live[made] = size_bytes(made)
-            total += live[made]
+    for node, (made, dying) in zip(joint.nodes, lifetimes(joint), strict=True):
+        live.update(made)
+        total += sum(size for _, size in made)
         if total > peak:
             peak, at_peak, peak_node = total, dict(live), node.name
-        for gone in [each for each in live if last_use[each] <= position]:
+        for gone in dying:
             total -= live.pop(gone)
     return MemoryPlan(peak, peak_node, tuple(at_peak.items()), _items(joint, at_peak))
+
+
+def lifetimes(joint: JointGraph) -> list[tuple[list[tuple[fx.Node, int]], list[fx.Node]]]:
+    """Per node in order: the storages that it allocates, with their bytes, and those that die once it has run."""
+    nodes = joint.nodes
+    last_use = _last_uses(joint, nodes)
+    dying: dict[int, list[fx.Node]] = defaultdict(list)
+    for made in (each for node in nodes for each in _allocated_by(node)):
+        dying[last_use[made]].append(made)
+    return [
+        ([(made, size_bytes(made)) for made in _allocated_by(node)], dying[position])
+        for position, node in enumerate(nodes)
+    ]
 
 
 def storage(node: fx.Node) -> fx.Node:

@@ -56,6 +56,9 @@ def memory_table(member: MemberSpec) -> str:
             f"{item.size_bytes / 1e6:8.3f} {share:5.1f}% {item.tensors:8d} {item.kind:>10} {item.layer!s:>10}  "
             f"{item.what}"
         )
+    rest = member.planned_peak_bytes - sum(item.size_bytes for item in member.peak_items)
+    share = 100 * rest / member.planned_peak_bytes
+    lines.append(f"{rest / 1e6:8.3f} {share:5.1f}% {'':>8} {'allocator':>10} {'':>10}  fragmentation")
     return "\n".join(lines)
 
 

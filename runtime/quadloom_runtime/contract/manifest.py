@@ -105,7 +105,8 @@ class MemberSpec(Value):
 
     Attributes:
         graph: the graph file (weights are in the format's shared blob).
-        planned_peak_bytes: peak of one step by liveness over the linear order, weights excluded.
+        planned_peak_bytes: peak of one step as the engine's allocator will see it, weights excluded: what is alive at
+            once, which `peak_items` sum up to, and the allocator's fragmentation.
         measured_peak_bytes: peak of one step measured in a fresh process, None when not measured.
         stash_bytes_before, stash_bytes_after: what forward leaves for backward, before and after quantization.
         weight_bytes: frozen weights that this graph reads.

@@ -141,7 +141,7 @@ def run(
     feeds = {name: parameters[name] if name in parameters else getattr(batch, name) for name in inputs}
     try:
         values = session.run(outputs, feeds)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # ONNX Runtime's errors share no narrower base
         if isinstance(error, MemoryError) or re.search(r"bad_alloc|[Ff]ailed to allocate", str(error)):
             detail = str(error).splitlines()[0] if str(error) else "MemoryError"
             raise StepOutOfMemoryError(member=label, limit_bytes=None, detail=detail) from None

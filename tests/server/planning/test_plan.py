@@ -9,6 +9,7 @@ from quadloom_runtime.contract.manifest import BlobReference, GradientError, Mem
 from quadloom_runtime.contract.wire import Capabilities
 from quadloom_server.planning.plan import (
     PLANNED_PEAK_SAFETY,
+    RESERVE_BYTES,
     as_demanding_as,
     deepest_that_fits,
     needed_bytes,
@@ -106,14 +107,14 @@ def test_excluding_what_ran_out_of_memory_leaves_only_members_that_need_less(
 
 
 def test_a_measured_peak_is_taken_as_it_is_and_a_planned_one_with_safety() -> None:
-    assert needed_bytes(member(1, 0, planned=100, measured=130)) == 130
-    assert needed_bytes(member(1, 0, planned=101)) == math.ceil(101 * PLANNED_PEAK_SAFETY)
+    assert needed_bytes(member(1, 0, planned=100, measured=130)) == 130 + RESERVE_BYTES
+    assert needed_bytes(member(1, 0, planned=101)) == math.ceil(101 * PLANNED_PEAK_SAFETY) + RESERVE_BYTES
 
 
 def test_the_format_that_the_device_names_first_wins_among_equals() -> None:
     members = [member(1, 0, planned=1), member(1, 0, planned=1, format_name="executorch")]
     for first, second in (("onnx", "executorch"), ("executorch", "onnx")):
-        chosen = deepest_that_fits(device(10, first, second), members, ()).member
+        chosen = deepest_that_fits(device(10 * MEGABYTE, first, second), members, ()).member
         assert chosen is not None
         assert chosen.format == first
 
@@ -123,7 +124,7 @@ def test_when_nothing_fits_the_reason_names_the_smallest_need() -> None:
     choice = deepest_that_fits(device(5 * MEGABYTE), members, ())
     assert choice.member is None
     assert "d00-q00" in choice.reason
-    assert "12.0 MB" in choice.reason
+    assert "18.0 MB" in choice.reason  # 12 MB measured and the reserve of 6 MB
     assert "5.0 MB" in choice.reason
 
 

@@ -1,0 +1,125 @@
+"""The real MiniLM-L6 on real movie-review sentences: gradient error, memory, the hard limit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from quadloom_export.calibration import eager_gradients, gradient_error
+from quadloom_export.family import FamilySettings, export_family
+from quadloom_export.model import LoraModel, add_lora, load_classifier
+from quadloom_runtime.contract.manifest import FamilyManifest, GradientError, MemberKey
+from quadloom_runtime.data import batches, encode, load_examples
+from quadloom_runtime.engines.engine import Batch
+from quadloom_runtime.engines.select import open_training_engine
+
+EXAMPLE = Path(__file__).parents[2] / "build" / "examples" / "movie_reviews"
+FULL, QUANTIZED = MemberKey(depth=6, quantized_layers=0), MemberKey(depth=6, quantized_layers=6)
+
+pytestmark = pytest.mark.skipif(
+    not (EXAMPLE / "eval.jsonl").exists(),
+    reason="the real model and text are not here: run `make test`, or examples/movie_reviews/prepare.py first",
+)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("minilm") / "family"
+    torch.set_num_threads(1)
+    export_family(str(EXAMPLE / "model"), folder, FamilySettings(depths=(6,), quantized=(0, 6)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(family: Path) -> FamilyManifest:
+    return FamilyManifest.model_validate_json((family / "family.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def reviews(family: Path, manifest: FamilyManifest) -> Batch:
+    examples = load_examples(EXAMPLE / "eval.jsonl", num_labels=2)[: manifest.batch.batch_size]
+    encoded = encode(examples, family / "tokenizer" / "tokenizer.json")
+    return next(batches(encoded, batch_size=manifest.batch.batch_size))
+
+
+@pytest.fixture(scope="module")
+def model() -> LoraModel:
+    return add_lora(load_classifier(str(EXAMPLE / "model"), num_labels=2), rank=8, alpha=16.0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02], ids=["fresh adapter", "trained-like adapter"])
+def test_an_int8_stash_keeps_the_gradient_on_real_weights_and_sentences(
+    family: Path, manifest: FamilyManifest, reviews: Batch, model: LoraModel, noise: float
+) -> None:
+    generator = np.random.default_rng(0)
+    start = load_file(family / "adapter" / "adapter_model.safetensors")
+    parameters = {
+        name: (value + noise * generator.standard_normal(value.shape)).astype(np.float32)
+        for name, value in start.items()
+    }
+    reference = eager_gradients(model, {name: torch.from_numpy(each) for name, each in parameters.items()}, reviews)
+
+    def error(key: MemberKey) -> GradientError:
+        found = open_training_engine(family, manifest, key).step(parameters, reviews).gradients
+        return gradient_error(reference, found, manifest.trained_parameters(key.depth))
+
+    assert error(FULL).relative_l2 <= 1e-5
+    quantized = error(QUANTIZED)
+    assert quantized.relative_l2 <= 0.04
+    assert quantized.worst_cosine >= 0.99
+
+
+@pytest.mark.parametrize("member", ["6,0", "6,6"])
+def test_the_planned_peak_predicts_the_measured_one(family: Path, manifest: FamilyManifest, member: str) -> None:
+    command = [sys.executable, "-m", "quadloom_benchmarks.worker", "member", str(family), member]
+    done = subprocess.run(command, input="step\n" * 3, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
+    depth, count = (int(word) for word in member.split(","))
+    planned = next(
+        each.planned_peak_bytes
+        for each in manifest.members
+        if (each.key.depth, each.key.quantized_layers) == (depth, count)
+    )
+    assert abs(measured / planned - 1) <= 0.15
+
+
+LIMITED_STEP = """
+import sys
+from pathlib import Path
+from safetensors.numpy import load_file
+from quadloom_benchmarks.families import parse_members, random_batch
+from quadloom_runtime.emulation.limits import step_memory_limit
+from quadloom_runtime.engines.select import open_training_engine
+from quadloom_runtime.errors import StepOutOfMemoryError
+from quadloom_runtime.family_folder import load_manifest
+
+folder, member, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+manifest = load_manifest(folder)
+(key,) = parse_members(member)
+engine = open_training_engine(folder, manifest, key)
+parameters = load_file(folder / "adapter" / "adapter_model.safetensors")
+try:
+    with step_memory_limit(limit, member=key.label):
+        engine.step(parameters, random_batch(manifest))
+    print("trained")
+except StepOutOfMemoryError as error:
+    print(error)
+print("alive")
+"""
+
+
+def test_a_member_that_does_not_fit_the_hard_limit_fails_by_name_and_a_quantized_one_fits(family: Path) -> None:
+    def step_within(member: str, limit_bytes: int) -> list[str]:
+        command = [sys.executable, "-c", LIMITED_STEP, str(family), member, str(limit_bytes)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    refused = step_within("6,0", 90_000_000)
+    assert "member d06-q00 does not fit the limit of 90.0 MB" in refused[0]
+    assert refused[-1] == "alive"
+    assert step_within("6,6", 90_000_000) == ["trained", "alive"]
+    assert step_within("6,0", 180_000_000) == ["trained", "alive"]
