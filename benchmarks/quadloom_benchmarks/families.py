@@ -48,7 +48,8 @@ def open_family(
     if folder is not None:
         manifest = load_manifest(folder)
         return BenchmarkFamily(folder, manifest, Path(manifest.model.source))
-    from quadloom_export.family import FamilySettings, export_family
+    from quadloom_export.family import export_family
+    from quadloom_export.settings import FamilySettings
 
     name = f"minilm-{layers}-layers-batch-{batch_size}-length-{sequence_length}"
     model = work / name / "model"

@@ -7,12 +7,10 @@ stopped: members that the folder already holds under the same settings are kept.
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig
 from tokenizers import Tokenizer
-from torch import nn
 
 from quadloom_export.calibration import Calibration, calibrate, gradient_error
 from quadloom_export.graph import JointGraph
@@ -34,6 +32,7 @@ from quadloom_export.operations import multiply_adds
 from quadloom_export.passes.quantize import StashFormat, quantized_elements
 from quadloom_export.passes.stash import stash_bytes
 from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
+from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
 from quadloom_runtime import __version__
 from quadloom_runtime.contract.manifest import (
@@ -70,37 +69,13 @@ LARGEST_EXACT_ERROR = 1e-4
 """Gradient error against PyTorch eager beyond which an unquantized member is wrong, not imprecise."""
 
 
-@dataclass(frozen=True)
-class FamilySettings:
-    """What to export.
-
-    Attributes:
-        depths: LoRA depths, None for 0 and all layers.
-        quantized: quantized-layer counts, used where they do not exceed the depth; None for all.
-        target_modules: last name components of linear modules, or ``("all-linear",)``.
-        group_size: stash elements that share a scale.
-    """
-
-    num_labels: int = 2
-    depths: tuple[int, ...] | None = None
-    quantized: tuple[int, ...] | None = None
-    rank: int = 8
-    alpha: float = 16.0
-    target_modules: tuple[str, ...] = ("query", "value")
-    batch_size: int = 16
-    sequence_length: int = 64
-    bits: int = 8
-    group_size: int = 64
-    seed: int = 0
-
-
 Progress = Callable[[str], None]
 
 
 def export_family(
     source: str,
     out: Path,
-    settings: FamilySettings = FamilySettings(),
+    settings: FamilySettings = DEFAULTS,
     *,
     progress: Progress = lambda _line: None,
 ) -> FamilyManifest:
@@ -113,7 +88,7 @@ def export_family(
     progress(f"loading {source}")
     base = load_classifier(source, num_labels=settings.num_labels, seed=settings.seed)
     keys = member_keys(settings, layers=len(find_layers(base)))
-    _check_sequence_length(base, settings.sequence_length)
+    check_sequence_length(base, settings.sequence_length)
     tokenizer = load_tokenizer(source, sequence_length=settings.sequence_length)
     description = ModelSpec(
         source=source,
@@ -165,69 +140,6 @@ def save_adapter(model: LoraModel, folder: Path) -> None:
     config = json.loads(path.read_text())
     config["target_modules"] = sorted(config["target_modules"])
     write_atomically(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-
-
-def check_settings(settings: FamilySettings) -> None:
-    """Refuse numbers that make no sense before anything is loaded."""
-    for name in ("rank", "batch_size", "num_labels", "group_size"):
-        least = 2 if name == "num_labels" else 1
-        if getattr(settings, name) < least:
-            raise QuadloomError(
-                f"{name.replace('_', ' ')} {getattr(settings, name)} is too small", remedy=f"use {least} or more"
-            )
-    if settings.bits not in (4, 8):
-        raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8 or 4")
-    if settings.alpha <= 0:
-        raise QuadloomError(f"alpha {settings.alpha} is not positive", remedy="use a positive alpha, e.g. 2 * rank")
-
-
-def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ...]:
-    """Every (depth, quantized layers) of the family, shallow first.
-
-    Raises:
-        QuadloomError: a depth above the number of layers, a quantized-layer count above every depth, or no member.
-    """
-    depths = settings.depths if settings.depths is not None else tuple(range(layers + 1))
-    for depth in depths:
-        if not 0 <= depth <= layers:
-            raise QuadloomError(
-                f"depth {depth} is outside 0..{layers}: the model has {layers} layers",
-                remedy=f"choose depths from 0-{layers}",
-            )
-    if settings.quantized is not None and (high := max(settings.quantized, default=0)) > max(depths, default=0):
-        raise QuadloomError(
-            f"{high} quantized layers exceed the largest depth {max(depths, default=0)}",
-            remedy="quantize at most as many layers as are trained (q <= d)",
-        )
-    keys = tuple(
-        MemberKey(depth=depth, quantized_layers=count)
-        for depth in sorted(set(depths))
-        for count in range(depth + 1)
-        if settings.quantized is None or count in settings.quantized
-    )
-    if not keys:
-        raise QuadloomError(
-            f"depths {list(depths)} and quantized-layer counts {settings.quantized} select no member",
-            remedy="name at least one depth, and a quantized-layer count of 0 or more that does not exceed it",
-        )
-    return keys
-
-
-def _positions(model: nn.Module) -> int | None:
-    """Tokens that the model can tell apart; a position table with a padding row counts from behind that row."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.num_embeddings - module.padding_idx - 1
-    return getattr(model.config, "max_position_embeddings", None)
-
-
-def _check_sequence_length(model: nn.Module, sequence_length: int) -> None:
-    positions = _positions(model)
-    if sequence_length < 2 or (positions is not None and sequence_length > positions):
-        raise QuadloomError(
-            f"sequence length {sequence_length} is outside 2..{positions}, the positions that the model knows",
-            remedy="choose a shorter --sequence-length",
-        )
 
 
 def _write_shared_files(

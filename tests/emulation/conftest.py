@@ -19,7 +19,8 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers.models import WordLevel
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from quadloom_export.family import FamilySettings, export_family
+    from quadloom_export.family import export_family
+    from quadloom_export.settings import FamilySettings
 
     folder = tmp_path_factory.mktemp("family")
     vocabulary = {word: index for index, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS))}

@@ -11,8 +11,9 @@ import torch
 from safetensors.numpy import load_file
 
 from quadloom_export.calibration import eager_gradients, gradient_error
-from quadloom_export.family import FamilySettings, export_family
+from quadloom_export.family import export_family
 from quadloom_export.model import LoraModel, add_lora, load_classifier
+from quadloom_export.settings import FamilySettings
 from quadloom_runtime.contract.manifest import FamilyManifest, GradientError, MemberKey
 from quadloom_runtime.data import batches, encode, load_examples
 from quadloom_runtime.engines.engine import Batch
@@ -86,6 +87,17 @@ def test_the_planned_peak_predicts_the_measured_one(family: Path, manifest: Fami
         if (each.key.depth, each.key.quantized_layers) == (depth, count)
     )
     assert abs(measured / planned - 1) <= 0.15
+
+
+def test_all_28_members_add_at_most_15_percent_to_one_copy_of_the_weights(
+    family: Path, manifest: FamilyManifest
+) -> None:
+    weights = manifest.format_spec("onnx").weights.size_bytes
+    checkpoint = (EXAMPLE / "model" / "model.safetensors").stat().st_size
+    members = 28 * max(member.graph.size_bytes for member in manifest.members)
+    shared = sum(each.size_bytes for each in (*manifest.adapter, *manifest.tokenizer, manifest.evaluation[0].graph))
+    text = 28 * (family / "family.json").stat().st_size // len(manifest.members)
+    assert weights + members + shared + text <= 1.15 * checkpoint
 
 
 LIMITED_STEP = """

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from quadloom_export.commands.export import parse_numbers
-from quadloom_export.family import FamilySettings, check_settings, member_keys
 from quadloom_export.model import find_layers, find_targets
+from quadloom_export.settings import FamilySettings, check_settings, member_keys
 from quadloom_runtime.cli import main
 from quadloom_runtime.errors import QuadloomError
 

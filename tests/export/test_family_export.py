@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from quadloom_export import pipeline
 from quadloom_export.calibration import SENTENCES
-from quadloom_export.family import FamilySettings, export_family
+from quadloom_export.family import export_family
+from quadloom_export.settings import FamilySettings
 from quadloom_runtime.engines.engine import Batch
 from quadloom_runtime.engines.select import open_evaluation_engine, open_training_engine
 from quadloom_runtime.errors import QuadloomError

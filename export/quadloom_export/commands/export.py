@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     depths = None if arguments.depths is None else parse_numbers(arguments.depths, option="--depths")
     quantized = None if arguments.quantized == "all" else parse_numbers(arguments.quantized, option="--quantized")
     try:
-        from quadloom_export.family import FamilySettings, export_family
+        from quadloom_export.family import export_family
+        from quadloom_export.settings import FamilySettings
     except ModuleNotFoundError as error:
         raise MissingExtraError(package=str(error.name), extra="export") from None
     settings = FamilySettings(

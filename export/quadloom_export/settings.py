@@ -1,0 +1,103 @@
+"""What to export, and the refusal of what makes no sense."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_runtime.errors import QuadloomError
+
+
+@dataclass(frozen=True)
+class FamilySettings:
+    """What to export.
+
+    Attributes:
+        depths: LoRA depths, None for 0 and all layers.
+        quantized: quantized-layer counts, used where they do not exceed the depth; None for all.
+        target_modules: last name components of linear modules, or ``("all-linear",)``.
+        group_size: stash elements that share a scale.
+    """
+
+    num_labels: int = 2
+    depths: tuple[int, ...] | None = None
+    quantized: tuple[int, ...] | None = None
+    rank: int = 8
+    alpha: float = 16.0
+    target_modules: tuple[str, ...] = ("query", "value")
+    batch_size: int = 16
+    sequence_length: int = 64
+    bits: int = 8
+    group_size: int = 64
+    seed: int = 0
+
+
+DEFAULTS = FamilySettings()
+
+
+def check_settings(settings: FamilySettings) -> None:
+    """Refuse numbers that make no sense before anything is loaded."""
+    for name in ("rank", "batch_size", "num_labels", "group_size"):
+        least = 2 if name == "num_labels" else 1
+        if getattr(settings, name) < least:
+            raise QuadloomError(
+                f"{name.replace('_', ' ')} {getattr(settings, name)} is too small", remedy=f"use {least} or more"
+            )
+    if settings.bits not in (4, 8):
+        raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8 or 4")
+    if settings.alpha <= 0:
+        raise QuadloomError(f"alpha {settings.alpha} is not positive", remedy="use a positive alpha, e.g. 2 * rank")
+
+
+def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ...]:
+    """Every (depth, quantized layers) of the family, shallow first.
+
+    Raises:
+        QuadloomError: a depth above the number of layers, a quantized-layer count above every depth, or no member.
+    """
+    depths = settings.depths if settings.depths is not None else tuple(range(layers + 1))
+    for depth in depths:
+        if not 0 <= depth <= layers:
+            raise QuadloomError(
+                f"depth {depth} is outside 0..{layers}: the model has {layers} layers",
+                remedy=f"choose depths from 0-{layers}",
+            )
+    if settings.quantized is not None and (high := max(settings.quantized, default=0)) > max(depths, default=0):
+        raise QuadloomError(
+            f"{high} quantized layers exceed the largest depth {max(depths, default=0)}",
+            remedy="quantize at most as many layers as are trained (q <= d)",
+        )
+    keys = tuple(
+        MemberKey(depth=depth, quantized_layers=count)
+        for depth in sorted(set(depths))
+        for count in range(depth + 1)
+        if settings.quantized is None or count in settings.quantized
+    )
+    if not keys:
+        raise QuadloomError(
+            f"depths {list(depths)} and quantized-layer counts {settings.quantized} select no member",
+            remedy="name at least one depth, and a quantized-layer count of 0 or more that does not exceed it",
+        )
+    return keys
+
+
+def _positions(model: nn.Module) -> int | None:
+    """Tokens that the model can tell apart; a position table with a padding row counts from behind that row."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def check_sequence_length(model: nn.Module, sequence_length: int) -> None:
+    """Refuse more positions than the model knows.
+
+    Raises:
+        QuadloomError: too short or too long.
+    """
+    positions = _positions(model)
+    if sequence_length < 2 or (positions is not None and sequence_length > positions):
+        raise QuadloomError(
+            f"sequence length {sequence_length} is outside 2..{positions}, the positions that the model knows",
+            remedy="choose a shorter --sequence-length",
+        )
