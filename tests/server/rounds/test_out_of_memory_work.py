@@ -66,7 +66,7 @@ def test_new_capabilities_void_the_assignment_that_was_planned_for_the_old_ones(
     task = make_task()
     (device,) = task.enrol("device")
     large = task.assignment(device)
-    task.enrol("device", memory_limit_bytes=12_000_000)
+    task.enrol("device", memory_limit_bytes=18_000_000)
     small = task.assignment(device)
     assert (large.member.label, small.member.label) == ("d02-q00", "d00-q00")
     assert large.assignment_id != small.assignment_id

@@ -86,7 +86,7 @@ def test_a_slow_device_still_counts_while_its_round_is_open_but_not_twice(make_t
 
 def test_wrong_content_is_rejected_with_the_cause_and_ends_the_assignment(make_task: MakeTask) -> None:
     task = make_task()
-    (device,) = task.enrol("device", memory_limit_bytes=12_000_000)
+    (device,) = task.enrol("device", memory_limit_bytes=18_000_000)
     mine = task.assignment(device)
     deep = mine.model_copy(update={"member": mine.member.model_copy(update={"depth": 2})})
     answer = task.rounds.report_update(mine.assignment_id, task.content(deep, 1.0))
