@@ -48,6 +48,7 @@ from quadloom_runtime.contract.manifest import (
     StashSpec,
     TaskSpec,
 )
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.onnx import OnnxTrainingEngine
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import (
@@ -56,7 +57,6 @@ from quadloom_runtime.family_folder import (
     file_sha256,
     load_manifest,
     save_manifest,
-    write_atomically,
 )
 
 WEIGHTS_PATH = f"onnx/{WEIGHTS_NAME}"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.family_folder import write_atomically
 
 
 def load_tokenizer(source: str, *, sequence_length: int) -> Tokenizer:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quadloom_runtime.contract.manifest import BlobReference
+from quadloom_runtime.crash_points import reach
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import file_sha256
 
@@ -40,6 +41,7 @@ class BlobCache:
         if file_sha256(partial) != sha256:
             partial.unlink()
             return False
+        reach("download-before-rename")
         partial.replace(self.path(sha256))
         return True
 

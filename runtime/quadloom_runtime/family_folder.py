@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
-import threading
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from quadloom_runtime.contract.manifest import MANIFEST_SCHEMA_VERSION, BlobReference, FamilyManifest
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
 
 MANIFEST_NAME = "family.json"
@@ -24,21 +23,6 @@ def blob_reference(folder: Path, path: str, *, media_type: str) -> BlobReference
     """Describe the file ``folder/path`` as it lies on disk."""
     full = folder / path
     return BlobReference(path=path, sha256=file_sha256(full), size_bytes=full.stat().st_size, media_type=media_type)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def manifest_bytes(manifest: FamilyManifest) -> bytes:

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.family_folder import write_atomically
 
 OWNER_ONLY = 0o600
 CREATE_REMEDY = "create a pair with `quadloom keys FILE`, or `openssl genpkey -algorithm ed25519`"

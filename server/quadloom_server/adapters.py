@@ -8,8 +8,9 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from quadloom_runtime.contract.manifest import BlobReference
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.engine import FloatArray
-from quadloom_runtime.family_folder import blob_reference, write_atomically
+from quadloom_runtime.family_folder import blob_reference
 from quadloom_server.family import ADAPTER_TENSORS, ServedFamily, read_parameters
 
 MEDIA_TYPE = "application/vnd.safetensors"
@@ -66,7 +67,7 @@ class AdapterFolders:
             if each != self._family.initial_adapter:
                 shutil.copyfile(self._family.folder / each.path, folder / Path(each.path).name)
         # The tensors last: a folder that has them is complete.
-        write_atomically(folder / ADAPTER_TENSORS, tensors)
+        write_atomically(folder / ADAPTER_TENSORS, tensors, half_written="adapter-half-written")
 
 
 def tensors_name(number: int) -> str:

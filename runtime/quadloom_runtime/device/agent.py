@@ -8,6 +8,7 @@ from pathlib import Path
 from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.contract.manifest import FamilyManifest
 from quadloom_runtime.contract.wire import Assignment, Capabilities, FailureReport, UpdateReport
+from quadloom_runtime.crash_points import reach
 from quadloom_runtime.data import EncodedData, Example, check_labels, encode
 from quadloom_runtime.device.client import RefusedError, ServerClient, ServerUnreachableError
 from quadloom_runtime.device.events import EventLog
@@ -66,6 +67,7 @@ class DeviceAgent:
         """
         with self._state.locked():
             device_id = self._enrol()
+            reach("enrolled-before-first-check-in")
             while True:
                 try:
                     answer = self._client.check_in(device_id)
@@ -135,6 +137,7 @@ class DeviceAgent:
             return trained
         content = update_bytes(trained.outcome.update, update_report(trained, downloaded_bytes=downloaded_bytes))
         self._state.save_update(assignment.assignment_id, content)
+        reach("update-saved-before-upload")
         self._events.trained(assignment, trained)
         return content
 
@@ -148,6 +151,7 @@ class DeviceAgent:
 
     def _report_update(self, assignment: Assignment, content: bytes) -> float:
         response = self._client.report_update(assignment.assignment_id, content)
+        reach("update-acknowledged-before-forgotten")
         self._forget(assignment)
         self._events.answered("reported", assignment, response, upload_bytes=len(content))
         return response.retry_after_s

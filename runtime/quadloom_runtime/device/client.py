@@ -20,6 +20,7 @@ from quadloom_runtime.contract.wire import (
     Message,
     ReportResponse,
 )
+from quadloom_runtime.crash_points import reach
 from quadloom_runtime.device.retry import PatienceExhaustedError, R, Retry, TryAgainError
 from quadloom_runtime.errors import QuadloomError
 
@@ -144,6 +145,7 @@ class ServerClient:
                 for chunk in response.iter_raw():  # as it comes: a buffer would be lost when the connection drops
                     file.write(chunk)
                     self.traffic.down_bytes += len(chunk)
+                    reach("download-half")
                     self._pace(len(chunk), self._link.download_bytes_per_s)
 
     def _message(self, path: str, message: Message, answer: type[M]) -> M:

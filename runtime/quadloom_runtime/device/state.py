@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from quadloom_runtime.contract.wire import UpdateReport
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.family_folder import write_atomically
 from quadloom_runtime.trainer import Checkpoint
 
 PARAMETER, OPTIMIZER = "parameter/", "optimizer/"
@@ -56,7 +56,7 @@ class DeviceState:
             "train_s": checkpoint.train_s,
         }
         content = save(_contiguous(tensors), {"figures": json.dumps(figures)})
-        write_atomically(self._path(assignment_id, CHECKPOINT_SUFFIX), content)
+        write_atomically(self._path(assignment_id, CHECKPOINT_SUFFIX), content, half_written="checkpoint-half-written")
 
     def load_checkpoint(self, assignment_id: str) -> Checkpoint | None:
         """Where an assignment stands; None if nothing (readable) is kept for it."""
@@ -77,7 +77,7 @@ class DeviceState:
 
     def save_update(self, assignment_id: str, content: bytes) -> None:
         """Keep a finished update until the server has it."""
-        write_atomically(self._path(assignment_id, UPDATE_SUFFIX), content)
+        write_atomically(self._path(assignment_id, UPDATE_SUFFIX), content, half_written="update-half-written")
 
     def load_update(self, assignment_id: str) -> bytes | None:
         """The finished update of an assignment, if there is one."""

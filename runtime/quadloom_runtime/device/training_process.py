@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
 from quadloom_runtime.contract.wire import FailureReport, TrainingSettings
+from quadloom_runtime.crash_points import reach
 from quadloom_runtime.data import EncodedData
 from quadloom_runtime.device.measured_engine import MeasuredEngine
 from quadloom_runtime.device.state import DeviceState
@@ -132,9 +133,11 @@ def _after_step(job: TrainingJob, meter: StepMemoryMeter, on_step: Callable[[Ste
 
     def after(checkpoint: Checkpoint, steps: int) -> None:
         nonlocal kept_at_s
+        reach("step-done-before-checkpoint")
         # The last step needs none: the update follows at once.
         if checkpoint.step < steps and time.monotonic() - kept_at_s >= job.checkpoint_every_s:
             job.state.save_checkpoint(job.assignment_id, checkpoint)
+            reach("checkpoint-written")
             kept_at_s = time.monotonic()
         on_step(Stepped(checkpoint.step, steps, checkpoint.losses[-1], meter.peak_bytes))
 

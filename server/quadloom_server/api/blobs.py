@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
+from quadloom_runtime.crash_points import reach
 from quadloom_server.adapters import MEDIA_TYPE as ADAPTER_MEDIA_TYPE
 from quadloom_server.api.byte_range import requested_range
 from quadloom_server.errors import RefusedRequestError
@@ -114,3 +115,5 @@ def _read(path: Path, part: range) -> Iterator[bytes]:
         while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
             left -= len(chunk)
             yield chunk
+            if left:
+                reach("blob-half-served")

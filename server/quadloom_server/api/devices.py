@@ -11,6 +11,7 @@ from quadloom_runtime.contract.wire import (
     FailureReport,
     ReportResponse,
 )
+from quadloom_runtime.crash_points import reach
 from quadloom_server.rounds.machine import Rounds
 
 SAFETENSORS_BODY = {
@@ -28,16 +29,24 @@ def device_routes(rounds: Rounds) -> APIRouter:
 
     @router.post("/devices")
     def enrol(request: EnrolRequest) -> EnrolResponse:
-        return rounds.enrol(request)
+        answer = rounds.enrol(request)
+        reach("enrolled-before-answer")
+        return answer
 
     @router.post("/devices/{device_id}/check-in")
     def check_in(device_id: str, _request: CheckInRequest) -> CheckInResponse:
-        return rounds.check_in(device_id)
+        answer = rounds.check_in(device_id)
+        if answer.assignment is not None:
+            reach("assignment-committed-before-answer")
+        return answer
 
     @router.put("/assignments/{assignment_id}/update", openapi_extra=SAFETENSORS_BODY)
     async def report_update(assignment_id: str, request: Request) -> ReportResponse:
         content = await request.body()
-        return await run_in_threadpool(rounds.report_update, assignment_id, content)
+        answer = await run_in_threadpool(rounds.report_update, assignment_id, content)
+        if answer.status == "accepted":
+            reach("update-counted-before-answer")
+        return answer
 
     @router.post("/assignments/{assignment_id}/failure")
     def report_failure(assignment_id: str, report: FailureReport) -> ReportResponse:

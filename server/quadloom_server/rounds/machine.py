@@ -25,6 +25,7 @@ from quadloom_runtime.contract.wire import (
     TaskStatus,
     TrainingSettings,
 )
+from quadloom_runtime.crash_points import reach
 from quadloom_runtime.units import format_bytes
 from quadloom_server.aggregation.validation import InvalidUpdateError, parse_update
 from quadloom_server.errors import UnknownAssignmentError, UnknownDeviceError
@@ -158,6 +159,7 @@ class Rounds:
             rejected = ReportResponse(status="rejected", reason=error.cause, retry_after_s=self.policy.retry_after_s)
             return self._fail(assignment_id, answer=rejected, kind="rejected", message=error.cause)
         blob_sha256 = self.state.blobs.put(content)
+        reach("upload-stored-before-commit")
         with self._turn() as turn:
             row = self._assignment(turn, assignment_id)
             settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
@@ -199,6 +201,7 @@ class Rounds:
             None if self.evaluator is None else evaluate_checked(self.evaluator, parameters, round_number=number)
         )
         self.state.adapters.point_latest(number)
+        reach("adapter-written-before-commit")
         with self._turn() as turn:
             close_round(turn, number, adapter, evaluation)
             advance(turn, self.policy)
@@ -263,4 +266,5 @@ class Rounds:
                 self.announce(event)
         finally:
             if turn.closing is not None:
+                reach("round-closing-committed")
                 self.background(partial(self._close, turn.closing))

@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.family_folder import write_atomically
 
 
 class BlobFolder:

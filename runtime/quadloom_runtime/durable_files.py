@@ -1,0 +1,63 @@
+"""Files that are whole or absent, and still there after a power cut."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from quadloom_runtime.crash_points import CrashPoint, reach
+
+UNFINISHED_SUFFIX: Final = ".part"
+
+
+def write_atomically(path: Path, content: bytes, *, half_written: CrashPoint | None = None) -> None:
+    """Write `content` so that `path` holds either the old or the new content, never a part, and keeps it.
+
+    Args:
+        half_written: what tests call the moment at which half of the content is in the temporary file.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{UNFINISHED_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            middle = len(content) // 2
+            file.write(content[:middle])
+            if half_written is not None:
+                file.flush()
+                reach(half_written)
+            file.write(content[middle:])
+            file.flush()
+            os.fsync(file.fileno())
+        rename_durably(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Give a file, whose content is on the disk already, its final name for good."""
+    source.replace(target)
+    sync_folder(target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents so that they survive a power cut; those that exist are left alone."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: a rename alone is only in memory until then."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed writers left below `folder`. Call it only while nobody else may write there."""
+    for path in folder.rglob(f".*{UNFINISHED_SUFFIX}"):
+        path.unlink(missing_ok=True)
