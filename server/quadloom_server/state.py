@@ -9,6 +9,7 @@ from typing import IO
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
+from quadloom_runtime.durable_files import remove_unfinished
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.adapters import AdapterFolders
 from quadloom_server.family import ServedFamily
@@ -61,6 +62,7 @@ def open_state(folder: Path, family: ServedFamily, *, database_url: str | None, 
         sessions = open_database(database_url or f"sqlite:///{(folder / DATABASE_NAME).absolute()}")
         with sessions.begin() as session:
             task_id = _task_id(session, family, folder=folder, now_s=now_s)
+        remove_unfinished(folder)
         adapters = AdapterFolders(folder, family)
         adapters.write_initial()
         blobs = BlobFolder(folder / "blobs")

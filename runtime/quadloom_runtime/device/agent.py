@@ -15,6 +15,7 @@ from quadloom_runtime.device.events import EventLog
 from quadloom_runtime.device.family_copy import FamilyCopy, tokenizer_blob
 from quadloom_runtime.device.state import DeviceState, update_bytes
 from quadloom_runtime.device.training_process import LONGEST_MESSAGE, Trained, TrainingJob, train_in_process
+from quadloom_runtime.durable_files import remove_unfinished
 from quadloom_runtime.errors import QuadloomError
 
 RETRY_AFTER_REFUSAL_S = 5.0
@@ -54,6 +55,7 @@ class DeviceAgent:
         self, *, client: ServerClient, options: DeviceOptions, folder: Path, data: LocalData, events: EventLog
     ) -> None:
         self._client, self._options, self._data, self._events = client, options, data, events
+        self._folder = folder
         self._state = DeviceState(folder / "state")
         self._family = FamilyCopy(folder / "family", BlobCache(folder / "blobs"), client, events)
         self._encoded: tuple[str, EncodedData] | None = None
@@ -66,6 +68,7 @@ class DeviceAgent:
             QuadloomError: the labels do not fit the family, or another device uses the folder.
         """
         with self._state.locked():
+            remove_unfinished(self._folder)
             device_id = self._enrol()
             reach("enrolled-before-first-check-in")
             while True:
