@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults import tiny_family
-from tests.faults.link import Link
+from tests.faults.link import Link, LinkFault
 from tests.faults.schedule import DEVICES, Schedule
 
 from quadloom_runtime.crash_points import VARIABLE
@@ -33,7 +33,7 @@ class Supervised:
     command: list[str]
     log: Path
     crashes: list[str]
-    happened: list[str] = field(default_factory=list)
+    died_at: list[str] = field(default_factory=list)
     process: "subprocess.Popen[bytes] | None" = None
     _armed: str | None = None
 
@@ -51,7 +51,7 @@ class Supervised:
         assert self.process is not None
         code = self.process.poll()
         if code == -signal.SIGKILL and self._armed is not None:
-            self.happened.append(f"{self.name} {self._armed}")
+            self.died_at.append(self._armed.partition(":")[0])
             self.start()
             return None
         return code
@@ -76,12 +76,14 @@ class FleetRun:
     Attributes:
         state: the server's state folder.
         events: event log of each device.
-        happened: the faults that really came to pass.
+        died_at: the crash points that really killed a process.
+        cuts: the connections that really broke.
     """
 
     state: Path
     events: dict[str, Path]
-    happened: tuple[str, ...]
+    died_at: tuple[str, ...]
+    cuts: tuple[LinkFault, ...]
 
 
 def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
@@ -110,8 +112,8 @@ def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
         link.close()
         for each in everyone:
             each.kill()
-    happened = [fault for each in everyone for fault in each.happened] + [str(each) for each in link.happened]
-    return FleetRun(work / "state", {name: work / f"{name}.jsonl" for name in DEVICES}, tuple(happened))
+    died_at = tuple(point for each in everyone for point in each.died_at)
+    return FleetRun(work / "state", {name: work / f"{name}.jsonl" for name in DEVICES}, died_at, tuple(link.cuts))
 
 
 def _until_devices_are_done(server: Supervised, devices: list[Supervised], link: Link) -> None:

@@ -36,7 +36,7 @@ class Link:
 
     def __init__(self, faults: tuple[LinkFault, ...]) -> None:
         self.server_port: int | None = None
-        self.happened: list[LinkFault] = []
+        self.cuts: list[LinkFault] = []
         self._faults = faults
         self._seen = dict.fromkeys({each.request for each in faults}, 0)
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class Link:
                 target.sendall(data[: fault.after_bytes - passed_bytes])
                 passed_bytes += len(data)
                 if passed_bytes > fault.after_bytes:
-                    self.happened.append(fault)
+                    self.cuts.append(fault)
                     return
 
     def _fault_of(self, head: bytes) -> LinkFault | None:

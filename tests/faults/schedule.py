@@ -1,7 +1,7 @@
 """What goes wrong in one run: a pure function of the seed, so that the seed in a failure brings it back."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.faults.link import LinkFault
@@ -10,8 +10,13 @@ from quadloom_runtime.crash_points import DEVICE_CRASH_POINTS, SERVER_CRASH_POIN
 
 DEVICES = ("deep", "shallow")
 CRASH_POINTS = (*SERVER_CRASH_POINTS, *DEVICE_CRASH_POINTS)
-REQUESTS = ("POST /v1/devices", "GET /v1/blobs/", "PUT /v1/assignments/")
-CUTS_AFTER_BYTES = (0, 1, 200, 40_000, 90_000)
+CUTS_AFTER_BYTES = {
+    "POST /v1/devices": (0, 1, 200),
+    "GET /v1/blobs/": (0, 1, 200, 40_000),
+    "PUT /v1/assignments/": (0, 1, 200, 40_000, 90_000),
+}
+"""How a request begins, and how many bytes of it or of its answer may still get through."""
+ONCE_PER_LIFE = ("enrolled-before-first-check-in",)
 
 
 @dataclass(frozen=True)
@@ -38,28 +43,34 @@ UNDISTURBED = Schedule(None, {}, ())
 def schedule(seed: int) -> Schedule:
     """Two to five deaths and up to two broken connections.
 
-    Seeds that follow one another begin with crash points that follow one another, so that every twenty visit them all.
+    Ten seeds that follow one another visit every crash point: ten of the server, ten of devices.
     """
     random_of_seed = random.Random(seed)
-    sure = CRASH_POINTS[seed % len(CRASH_POINTS)]
     crashes = {
-        "server": _some(random_of_seed, SERVER_CRASH_POINTS),
-        **{name: _some(random_of_seed, DEVICE_CRASH_POINTS) for name in DEVICES},
+        "server": _crashes(random_of_seed, SERVER_CRASH_POINTS, seed),
+        "deep": _crashes(random_of_seed, DEVICE_CRASH_POINTS, seed),
+        "shallow": tuple(
+            f"{each}:1" for each in random_of_seed.sample(DEVICE_CRASH_POINTS, random_of_seed.randint(0, 1))
+        ),
     }
-    victim = "server" if sure in SERVER_CRASH_POINTS else random_of_seed.choice(DEVICES)
-    crashes[victim] = (f"{sure}:1", *crashes[victim][:1])
     return Schedule(seed, crashes, tuple(_link_fault(random_of_seed) for _ in range(random_of_seed.randint(0, 2))))
 
 
-def _some(random_of_seed: random.Random, points: tuple[str, ...]) -> tuple[str, ...]:
-    count = random_of_seed.choice((0, 1, 1, 2))
-    return tuple(f"{each}:{random_of_seed.choice((1, 1, 2))}" for each in random_of_seed.choices(points, k=count))
+def _crashes(random_of_seed: random.Random, points: Sequence[str], seed: int) -> tuple[str, ...]:
+    """One death, or two in the order of the work: the later point comes again in the round after the first."""
+    first, second = sorted((seed % len(points), (seed + len(points) // 2) % len(points)))
+    if random_of_seed.random() < 0.5:
+        return f"{points[first]}:1", f"{points[second]}:1"
+    point = points[seed % len(points)]
+    nth = 1 if point in ONCE_PER_LIFE else random_of_seed.randint(1, 2)
+    return (f"{point}:{nth}",)
 
 
 def _link_fault(random_of_seed: random.Random) -> LinkFault:
+    request = random_of_seed.choice(tuple(CUTS_AFTER_BYTES))
     return LinkFault(
-        request=random_of_seed.choice(REQUESTS),
+        request=request,
         nth=random_of_seed.randint(1, 4),
         side=random_of_seed.choice(("request", "answer")),
-        after_bytes=random_of_seed.choice(CUTS_AFTER_BYTES),
+        after_bytes=random_of_seed.choice(CUTS_AFTER_BYTES[request]),
     )

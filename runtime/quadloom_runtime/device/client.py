@@ -1,7 +1,7 @@
 """The HTTP client of a device: requests are retried, downloads resume, the link is no faster than the profile's."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from quadloom_runtime.errors import QuadloomError
 
 TIMEOUT_S = 30.0
 DOWNLOAD_ATTEMPTS = 2
+PART_BYTES = 1 << 16
 M = TypeVar("M", bound=Message)
 
 
@@ -155,7 +156,8 @@ class ServerClient:
     def _send(self, method: str, path: str, content: bytes, *, media_type: str) -> httpx.Response:
         def send() -> httpx.Response:
             self._pace(len(content), self._link.upload_bytes_per_s)
-            response = self._http.request(method, path, content=content, headers={"content-type": media_type})
+            headers = {"content-type": media_type, "content-length": str(len(content))}
+            response = self._http.request(method, path, content=_in_parts(content), headers=headers)
             self.traffic.up_bytes += len(content)
             self.traffic.down_bytes += len(response.content)
             if not response.is_success:
@@ -186,6 +188,13 @@ def _checked(server: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise QuadloomError(f"{server!r} is not an HTTP address", remedy="give one like http://HOST:PORT")
     return url
+
+
+def _in_parts(content: bytes) -> Iterator[bytes]:
+    for start in range(0, len(content), PART_BYTES):
+        if start:
+            reach("upload-half-sent")
+        yield content[start : start + PART_BYTES]
 
 
 def _raise_for(response: httpx.Response) -> None:
