@@ -40,6 +40,12 @@ def rename_durably(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Bring a file's content to the disk, whoever wrote it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents so that they survive a power cut; those that exist are left alone."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]

@@ -16,6 +16,7 @@ from quadloom_server.family import ServedFamily
 from quadloom_server.store.blobs import BlobFolder
 from quadloom_server.store.database import open_database
 from quadloom_server.store.tables import SCHEMA_VERSION, Task
+from quadloom_server.store.uploads import UploadFolder
 
 DATABASE_NAME = "server.db"
 
@@ -28,6 +29,7 @@ class ServerState:
         task_id: identifies the task to devices.
         sessions: factory of database sessions.
         blobs: updates and manifests, by content.
+        uploads: updates that are still coming in, on the file system of `blobs`.
         adapters: one PEFT folder per round.
         lock: held open as long as the server runs; the system releases it however the process ends.
     """
@@ -35,6 +37,7 @@ class ServerState:
     task_id: str
     sessions: sessionmaker[Session]
     blobs: BlobFolder
+    uploads: UploadFolder
     adapters: AdapterFolders
     lock: IO[str]
 
@@ -67,10 +70,12 @@ def open_state(folder: Path, family: ServedFamily, *, database_url: str | None, 
         adapters.write_initial()
         blobs = BlobFolder(folder / "blobs")
         blobs.put(family.content)
+        uploads = UploadFolder(folder / "uploads")
+        uploads.clear()
     except BaseException:
         lock.close()
         raise
-    return ServerState(task_id, sessions, blobs, adapters, lock)
+    return ServerState(task_id, sessions, blobs, uploads, adapters, lock)
 
 
 def _lock(folder: Path) -> IO[str]:

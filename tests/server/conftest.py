@@ -27,6 +27,7 @@ from quadloom_runtime.contract.wire import (
     Capabilities,
     EnrolRequest,
     Evaluation,
+    ReportResponse,
     TrainingSettings,
     UpdateReport,
 )
@@ -187,7 +188,7 @@ class TaskUnderTest:
 
     def enrol(self, *names: str, memory_limit_bytes: int = LARGE_MEMORY_BYTES) -> list[str]:
         """Enrol devices and return their ids."""
-        capabilities = Capabilities(formats=("onnx",), memory_limit_bytes=memory_limit_bytes, threads=1, examples=10)
+        capabilities = Capabilities(formats=("onnx",), memory_limit_bytes=memory_limit_bytes, threads=1, examples=100)
         return [self.rounds.enrol(EnrolRequest(name=name, capabilities=capabilities)).device_id for name in names]
 
     def assignment(self, device_id: str) -> Assignment:
@@ -195,6 +196,12 @@ class TaskUnderTest:
         answer = self.rounds.check_in(device_id)
         assert answer.assignment is not None, answer.reason
         return answer.assignment
+
+    def report(self, assignment_id: str, content: bytes) -> ReportResponse:
+        """Upload an update and report it, as the route does."""
+        with self.state.uploads.receiving() as growing:
+            growing.write(content)
+            return self.rounds.report_update(assignment_id, growing.finish())
 
     def content(self, assignment: Assignment, change: float, *, examples: int = 10) -> bytes:
         """An honest update that moves every trained tensor by `change`."""

@@ -114,7 +114,7 @@ def test_a_whole_task_is_evaluated_on_held_out_text(
     task = make_task(rounds=1, evaluator=evaluator)
     (device,) = task.enrol("device")
     assignment = task.assignment(device)
-    task.rounds.report_update(assignment.assignment_id, task.content(assignment, 0.5))
+    task.report(assignment.assignment_id, task.content(assignment, 0.5))
     task.run_background()
     status = task.rounds.task_status()
     accuracy, loss = expected(task.parameters(1)[BIAS], ROWS)

@@ -67,10 +67,10 @@ def test_a_blob_is_found_under_its_hash_and_an_altered_one_is_refused(tmp_path: 
     name = blobs.put(b"content")
     assert name == hashlib.sha256(b"content").hexdigest()
     assert blobs.put(b"content") == name
-    assert blobs.read(name) == b"content"
+    assert blobs.checked_path(name).read_bytes() == b"content"
     blobs.path(name).write_bytes(b"c0ntent")
     with pytest.raises(QuadloomError, match="does not have the content of its name"):
-        blobs.read(name)
+        blobs.checked_path(name)
     blobs.path(name).unlink()
     with pytest.raises(QuadloomError, match="is missing"):
-        blobs.read(name)
+        blobs.checked_path(name)

@@ -1,26 +1,32 @@
 """An update is checked before it counts: what a device sends is not trusted."""
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.contract.wire import UpdateReport
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.aggregation.norm import update_norm
+from quadloom_server.aggregation.safetensors_header import (
+    MalformedSafetensorsError,
+    SafetensorsHeader,
+    TensorEntry,
+    read_header,
+    read_tensor,
+)
+from quadloom_server.json_depth import is_deeper_than
 
 REPORT_KEY = "report"
 LARGEST_CHANGE = 1e4
 """No honest round moves a weight this far; a finite but absurd value would spoil the global model for good."""
-HEADER_LENGTH_BYTES = 8
 REMEDY = "send the rows that the assigned member trains, float32, with the report in the metadata"
+FLOAT32 = np.dtype("<f4")
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,21 @@ class Update:
     report: UpdateReport
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpdateBounds:
+    """What one update may claim and do at most; None is no bound.
+
+    Attributes:
+        examples: training examples that it rests on.
+        steps: optimizer steps.
+        norm: L2 norm over all of its tensors together.
+    """
+
+    examples: int | None = None
+    steps: int | None = None
+    norm: float | None = None
+
+
 class InvalidUpdateError(QuadloomError):
     """The content of an update is not what its assignment asked for."""
 
@@ -38,22 +59,26 @@ class InvalidUpdateError(QuadloomError):
         super().__init__(cause, remedy=REMEDY)
 
 
-def parse_update(content: bytes, expected: Sequence[ParameterSpec]) -> Update:
+def read_update(path: Path, expected: Sequence[ParameterSpec], *, bounds: UpdateBounds) -> Update:
     """Read a safetensors update and hold it against the rows that the member trains.
 
+    All that the header says is checked before any tensor is read.
+
     Raises:
-        InvalidUpdateError: not safetensors, no valid report, or other names, shapes, dtypes or values than expected.
+        InvalidUpdateError: not safetensors, no valid report, other names, shapes, dtypes or values than expected, or
+            more than the bounds allow.
     """
-    report = _read_report(content)
-    tensors = _load(content)
-    shapes = {row.name: row.shape for row in expected}
-    missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
-    if missing:
-        raise InvalidUpdateError(f"{len(missing)} tensors of the member are missing, first {missing[0]!r}")
-    if unknown:
-        raise InvalidUpdateError(f"{len(unknown)} tensors are not trained by the member, first {unknown[0]!r}")
-    for name, value in tensors.items():
-        _check_tensor(name, value, shapes[name])
+    try:
+        header = read_header(path)
+        _check_table(header.tensors, expected)
+        report = _report(header)
+        _check_report(report, bounds)
+        tensors = {row.name: _read_finite(path, header, row.name) for row in expected}
+    except MalformedSafetensorsError as error:
+        raise InvalidUpdateError(f"the body is not safetensors: {error.cause}") from None
+    norm = update_norm(tensors)
+    if bounds.norm is not None and norm > bounds.norm:
+        raise InvalidUpdateError(f"the update has the L2 norm {norm:g}, more than {bounds.norm:g}")
     return Update(tensors, report)
 
 
@@ -64,38 +89,47 @@ def largest_update_bytes(parameters: Sequence[ParameterSpec]) -> int:
     return values + names + 65536
 
 
-def _check_tensor(name: str, value: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
-    if value.dtype != np.float32:
-        raise InvalidUpdateError(f"tensor {name!r} is {value.dtype}, not float32")
-    if value.shape != shape:
-        raise InvalidUpdateError(f"tensor {name!r} has shape {list(value.shape)}, not {list(shape)}")
+def _check_table(tensors: Mapping[str, TensorEntry], expected: Sequence[ParameterSpec]) -> None:
+    shapes = {row.name: row.shape for row in expected}
+    missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    if missing:
+        raise InvalidUpdateError(f"{len(missing)} tensors of the member are missing, first {missing[0]!r}")
+    if unknown:
+        raise InvalidUpdateError(f"{len(unknown)} tensors are not trained by the member, first {unknown[0][:80]!r}")
+    for name, entry in tensors.items():
+        if entry.dtype != FLOAT32:
+            raise InvalidUpdateError(f"tensor {name!r} is {entry.dtype}, not float32")
+        if entry.shape != shapes[name]:
+            raise InvalidUpdateError(f"tensor {name!r} has shape {list(entry.shape)}, not {list(shapes[name])}")
+
+
+def _read_finite(path: Path, header: SafetensorsHeader, name: str) -> FloatArray:
+    value: FloatArray = read_tensor(path, header, name).astype(np.float32, copy=False)
     if not np.isfinite(value).all():
         raise InvalidUpdateError(f"tensor {name!r} holds NaN or infinite values")
     if value.size and np.abs(value).max() > LARGEST_CHANGE:
         raise InvalidUpdateError(f"tensor {name!r} changes by {np.abs(value).max():g}, more than {LARGEST_CHANGE:g}")
+    return value
 
 
-def _load(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    # KeyError: a dtype that numpy does not have, such as bfloat16.
+def _report(header: SafetensorsHeader) -> UpdateReport:
+    text = header.metadata.get(REPORT_KEY)
+    if text is None:
+        raise InvalidUpdateError(f"the safetensors metadata has no {REPORT_KEY!r} entry")
+    if is_deeper_than(text.encode(), 1):
+        raise InvalidUpdateError("the report is not valid: it nests")
     try:
-        return dict(load(content))
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise InvalidUpdateError(f"the body of {len(content)} bytes is not readable safetensors: {error}") from None
-
-
-def _read_report(content: bytes) -> UpdateReport:
-    """The report out of the header's metadata, which safetensors itself reads from files only."""
-    size = int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
-    try:
-        header = json.loads(content[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + size])
-        text = header["__metadata__"][REPORT_KEY]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InvalidUpdateError(f"the safetensors metadata has no {REPORT_KEY!r} entry") from None
-    try:
-        report = UpdateReport.model_validate_json(text)
+        return UpdateReport.model_validate_json(text)
     except ValidationError as error:
         raise InvalidUpdateError(f"the report is not valid: {error.errors()[0]['msg']} in {text[:200]!r}") from None
+
+
+def _check_report(report: UpdateReport, bounds: UpdateBounds) -> None:
     for field in ("loss_first", "loss_last", "train_s"):
         if not math.isfinite(getattr(report, field)):
             raise InvalidUpdateError(f"{field} is {getattr(report, field)}, not a finite number")
-    return report
+    for field, bound in (("examples", bounds.examples), ("steps", bounds.steps)):
+        if bound is not None and getattr(report, field) > bound:
+            raise InvalidUpdateError(
+                f"the report claims {getattr(report, field)} {field}, at most {bound} are possible"
+            )

@@ -42,8 +42,11 @@ def device_routes(rounds: Rounds) -> APIRouter:
 
     @router.put("/assignments/{assignment_id}/update", openapi_extra=SAFETENSORS_BODY)
     async def report_update(assignment_id: str, request: Request) -> ReportResponse:
-        content = await request.body()
-        answer = await run_in_threadpool(rounds.report_update, assignment_id, content)
+        with rounds.state.uploads.receiving() as growing:
+            async for chunk in request.stream():
+                await run_in_threadpool(growing.write, chunk)
+            upload = await run_in_threadpool(growing.finish)
+            answer = await run_in_threadpool(rounds.report_update, assignment_id, upload)
         if answer.status == "accepted":
             reach("update-counted-before-answer")
         return answer

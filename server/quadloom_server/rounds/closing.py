@@ -5,8 +5,9 @@ from sqlalchemy.orm import Session
 from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
+from quadloom_server.aggregation.norm import clipped
 from quadloom_server.aggregation.running_mean import RunningMean, apply, fold
-from quadloom_server.aggregation.validation import parse_update
+from quadloom_server.aggregation.validation import UpdateBounds, read_update
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.state import ServerState
@@ -23,9 +24,13 @@ def aggregated(number: int, state: ServerState, family: ServedFamily) -> dict[st
     mean = RunningMean()
     with state.sessions() as session:
         accepted = accepted_updates(session, number)
-    for blob_sha256, examples, depth in accepted:
-        update = parse_update(state.blobs.read(blob_sha256), family.manifest.trained_parameters(depth))
-        mean = fold(mean, update.tensors, examples=examples)
+    for each in accepted:
+        rows = family.manifest.trained_parameters(each.depth)
+        # Bounds held when it was accepted; they may have changed since, what is counted has not.
+        tensors = read_update(state.blobs.checked_path(each.blob_sha256), rows, bounds=UpdateBounds()).tensors
+        if each.clip_norm is not None:
+            tensors = clipped(tensors, norm=each.clip_norm)
+        mean = fold(mean, tensors, examples=each.examples)
     return apply(state.adapters.read(number - 1), mean)
 
 

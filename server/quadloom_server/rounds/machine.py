@@ -26,22 +26,25 @@ from quadloom_runtime.contract.wire import (
     TrainingSettings,
 )
 from quadloom_runtime.crash_points import reach
+from quadloom_runtime.durable_files import sync_file
 from quadloom_runtime.units import format_bytes
-from quadloom_server.aggregation.validation import InvalidUpdateError, parse_update
+from quadloom_server.aggregation.validation import InvalidUpdateError, UpdateBounds, read_update
 from quadloom_server.errors import UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.planning.plan import Planner, deepest_that_fits
 from quadloom_server.rounds import reports
 from quadloom_server.rounds.assigning import assignment_message
+from quadloom_server.rounds.bounds import update_bounds
 from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
 from quadloom_server.rounds.lifecycle import advance, finished_reason
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.status import task_status
 from quadloom_server.rounds.turn import Turn
-from quadloom_server.rounds.work import NoWork, Work, work_for
+from quadloom_server.rounds.work import NoWork, Work, capabilities_of, work_for
 from quadloom_server.state import ServerState
 from quadloom_server.store import queries, tables
+from quadloom_server.store.uploads import ReceivedUpload
 
 Background = Callable[[Callable[[], None]], None]
 """Takes a job and runs it some time later, one at a time."""
@@ -73,6 +76,7 @@ class Rounds:
 
     def start(self) -> None:
         """Continue where the state is: evaluate the initial adapter if nobody has, close a round that was closing."""
+        self._remove_unneeded_blobs()
         with self._turn() as turn:
             evaluated = queries.round_evaluation(turn.session, 0) is not None
             current = queries.latest_round(turn.session)
@@ -138,8 +142,8 @@ class Rounds:
                 reason=found.row.reason,
             )
 
-    def report_update(self, assignment_id: str, content: bytes) -> ReportResponse:
-        """Check an update and count it, exactly once.
+    def report_update(self, assignment_id: str, upload: ReceivedUpload) -> ReportResponse:
+        """Check an update and count it, exactly once; one that counts is moved out of the uploads.
 
         It is on the disk and in the database before it is answered. Content that is not what the assignment asked for
         ends the assignment and is answered ``rejected``.
@@ -153,19 +157,22 @@ class Rounds:
             if settled is not None:
                 return settled
             expected = self.family.manifest.trained_parameters(row.depth)
+            bounds = self._bounds(turn, row)
         try:
-            update = parse_update(content, expected)
+            update = read_update(upload.path, expected, bounds=bounds)
         except InvalidUpdateError as error:
             rejected = ReportResponse(status="rejected", reason=error.cause, retry_after_s=self.policy.retry_after_s)
             return self._fail(assignment_id, answer=rejected, kind="rejected", message=error.cause)
-        blob_sha256 = self.state.blobs.put(content)
-        reach("upload-stored-before-commit")
+        sync_file(upload.path)
         with self._turn() as turn:
             row = self._assignment(turn, assignment_id)
             settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
             if settled is not None:
                 return settled
-            reports.accept(turn, row, update, blob_sha256=blob_sha256, size_bytes=len(content))
+            # In the turn, so that no closing round clears it away before it counts.
+            self.state.blobs.adopt(upload.path, upload.sha256)
+            reach("upload-stored-before-commit")
+            reports.accept(turn, row, update, upload, clip_norm=self.policy.clip_update_norm)
             advance(turn, self.policy)
         return ReportResponse(status="accepted", reason="counted", retry_after_s=self.policy.retry_after_s)
 
@@ -208,6 +215,14 @@ class Rounds:
             finished = finished_reason(turn.session, self.policy)
             if finished is not None:
                 turn.events.append(f"finished: {finished}")
+        reach("round-closed-before-cleanup")
+        self._remove_unneeded_blobs()
+
+    def _remove_unneeded_blobs(self) -> None:
+        """Remove updates that are folded into a durable adapter, and what a killed server stored but never counted."""
+        with self._turn() as turn:
+            updates = queries.updates_to_keep(turn.session, also_closed=self.policy.keep_updates)
+            self.state.blobs.keep_only(updates | {self.family.manifest_sha256})
 
     def _evaluate_initial(self, evaluator: Evaluator) -> None:
         evaluation = evaluate_checked(evaluator, self.state.adapters.read(0), round_number=0)
@@ -238,6 +253,11 @@ class Rounds:
             settings=self.settings,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )
+
+    def _bounds(self, turn: Turn, row: tables.Assignment) -> UpdateBounds:
+        capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
+        batch_size = self.family.manifest.batch.batch_size
+        return update_bounds(self.policy, self.settings, capabilities, batch_size=batch_size)
 
     def _why_no_round(self, turn: Turn, current: tables.Round | None) -> str:
         if current is not None:

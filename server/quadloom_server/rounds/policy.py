@@ -17,6 +17,10 @@ class RoundPolicy:
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
         target_accuracy: accuracy of the global model at which training ends early, None to train all rounds.
         retry_after_s: seconds after which a device that has to wait asks again.
+        max_update_norm: L2 norm above which an update is refused, None for no bound.
+        clip_update_norm: L2 norm to which larger updates are scaled down, None for no clipping.
+        max_examples_per_update: training examples above which an update is refused, None for what the device has.
+        keep_updates: whether updates stay in the state folder after their round is closed.
     """
 
     rounds: int = 3
@@ -25,6 +29,10 @@ class RoundPolicy:
     round_deadline_s: float = 600.0
     target_accuracy: float | None = None
     retry_after_s: float = 1.0
+    max_update_norm: float | None = None
+    clip_update_norm: float | None = None
+    max_examples_per_update: int | None = None
+    keep_updates: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rounds", "min_devices", "min_updates"):
@@ -35,6 +43,10 @@ class RoundPolicy:
                 raise QuadloomError(
                     f"{name} is {getattr(self, name)}", remedy=f"give {name} a positive time in seconds"
                 )
+        for name in ("max_update_norm", "clip_update_norm", "max_examples_per_update"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise QuadloomError(f"{name} is {value}", remedy=f"give {name} a positive number, or leave it out")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise QuadloomError(
                 f"target_accuracy is {self.target_accuracy}", remedy="give the target accuracy as a share, e.g. 0.8"

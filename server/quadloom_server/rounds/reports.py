@@ -5,6 +5,7 @@ from quadloom_server.aggregation.validation import Update
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.queries import expire_open_assignments, has_accepted_update, member_key
 from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round
+from quadloom_server.store.uploads import ReceivedUpload
 
 
 def already_settled(turn: Turn, row: Assignment, *, retry_after_s: float) -> ReportResponse | None:
@@ -36,7 +37,7 @@ def already_settled(turn: Turn, row: Assignment, *, retry_after_s: float) -> Rep
     return None
 
 
-def accept(turn: Turn, row: Assignment, update: Update, *, blob_sha256: str, size_bytes: int) -> None:
+def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, *, clip_norm: float | None) -> None:
     """Count the update; any other assignment that the device still holds is void."""
     row.state = "accepted"
     turn.session.flush()
@@ -47,12 +48,13 @@ def accept(turn: Turn, row: Assignment, update: Update, *, blob_sha256: str, siz
             assignment_id=row.id,
             device_id=row.device_id,
             round_number=row.round_number,
-            blob_sha256=blob_sha256,
-            size_bytes=size_bytes,
+            blob_sha256=upload.sha256,
+            size_bytes=upload.size_bytes,
             examples=report.examples,
             train_s=report.train_s,
             peak_step_bytes=report.peak_step_bytes,
             downloaded_bytes=report.downloaded_bytes,
+            clip_norm=clip_norm,
             report=report.model_dump(mode="json"),
             received_at_s=turn.now_s,
         )

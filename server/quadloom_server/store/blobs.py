@@ -1,10 +1,13 @@
 """A folder of files named by their SHA-256."""
 
 import hashlib
+import re
+from collections.abc import Set
 from pathlib import Path
 
-from quadloom_runtime.durable_files import write_atomically
+from quadloom_runtime.durable_files import make_folder, rename_durably, write_atomically
 from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.family_folder import file_sha256
 
 
 class BlobFolder:
@@ -25,15 +28,31 @@ class BlobFolder:
             write_atomically(path, content)
         return sha256
 
-    def read(self, sha256: str) -> bytes:
-        """The content, checked against its name.
+    def adopt(self, file: Path, sha256: str) -> None:
+        """Take a file whose content has this hash and is on the disk already."""
+        path = self.path(sha256)
+        make_folder(path.parent)
+        rename_durably(file, path)
+
+    def keep_only(self, names: Set[str]) -> None:
+        """Remove every blob that is not among these hashes."""
+        for path in self._root.glob("??/*"):
+            if path.name not in names and _is_sha256(path.name):
+                path.unlink(missing_ok=True)
+
+    def checked_path(self, sha256: str) -> Path:
+        """Where the blob lies, after checking its content against its name.
 
         Raises:
             QuadloomError: missing or altered.
         """
         path = self.path(sha256)
-        content = path.read_bytes() if path.is_file() else None
-        if content is None or hashlib.sha256(content).hexdigest() != sha256:
-            what = "is missing" if content is None else "does not have the content of its name"
+        found = file_sha256(path) if path.is_file() else None
+        if found != sha256:
+            what = "is missing" if found is None else "does not have the content of its name"
             raise QuadloomError(f"the stored blob {path} {what}", remedy="restore the state folder from a backup")
-        return content
+        return path
+
+
+def _is_sha256(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", name) is not None

@@ -84,15 +84,33 @@ def members_out_of_memory(session: Session, *, device_id: str, memory_limit_byte
     return [member_key(each) for each in session.scalars(found)]
 
 
-def accepted_updates(session: Session, round_number: int) -> list[tuple[str, int, int]]:
-    """Blob hash, examples and depth of every update that counts in a round, in a fixed order."""
+@dataclass(frozen=True)
+class CountedUpdate:
+    """What the aggregation needs of an update: its blob, weight, member depth, and the norm that bounds it."""
+
+    blob_sha256: str
+    examples: int
+    depth: int
+    clip_norm: float | None
+
+
+def accepted_updates(session: Session, round_number: int) -> list[CountedUpdate]:
+    """Every update that counts in a round, in a fixed order."""
     found = (
-        select(AcceptedUpdate.blob_sha256, AcceptedUpdate.examples, Assignment.depth)
+        select(AcceptedUpdate.blob_sha256, AcceptedUpdate.examples, Assignment.depth, AcceptedUpdate.clip_norm)
         .join(Assignment, Assignment.id == AcceptedUpdate.assignment_id)
         .where(AcceptedUpdate.round_number == round_number)
         .order_by(AcceptedUpdate.assignment_id)
     )
-    return [(row[0], row[1], row[2]) for row in session.execute(found)]
+    return [CountedUpdate(*row) for row in session.execute(found)]
+
+
+def updates_to_keep(session: Session, *, also_closed: bool) -> set[str]:
+    """Blob hashes of the updates of rounds that are not closed, or of all rounds."""
+    found = select(AcceptedUpdate.blob_sha256).distinct()
+    if not also_closed:
+        found = found.join(Round, Round.number == AcceptedUpdate.round_number).where(Round.state != "closed")
+    return set(session.scalars(found))
 
 
 def round_evaluation(session: Session, round_number: int) -> RoundEvaluation | None:

@@ -85,7 +85,10 @@ class Assignment(Base):
 
 
 class AcceptedUpdate(Base):
-    """One update that counts. The keys make it exactly once per assignment, and once per device and round."""
+    """One update that counts. The keys make it exactly once per assignment, and once per device and round.
+
+    `clip_norm` is the L2 norm that it is scaled down to when its round is aggregated, None for as it is.
+    """
 
     __tablename__ = "updates"
     assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"), primary_key=True)
@@ -97,6 +100,7 @@ class AcceptedUpdate(Base):
     train_s: Mapped[float]
     peak_step_bytes: Mapped[int] = mapped_column(BigInteger)
     downloaded_bytes: Mapped[int] = mapped_column(BigInteger)
+    clip_norm: Mapped[float | None]
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     received_at_s: Mapped[float]
     __table_args__ = (UniqueConstraint("device_id", "round_number"),)

@@ -44,7 +44,7 @@ def test_a_closed_rounds_adapter_is_served_and_an_update_is_not(task: Any, clien
     (device,) = task.enrol("device")
     mine = task.assignment(device)
     content = task.content(mine, 1.0)
-    task.rounds.report_update(mine.assignment_id, content)
+    task.report(mine.assignment_id, content)
     task.run_background()
     adapter = task.rounds.task_status().rounds[0].adapter
     assert client.get(f"/v1/blobs/{adapter.sha256}").content == task.state.adapters.tensors_path(1).read_bytes()

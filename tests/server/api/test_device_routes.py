@@ -144,7 +144,7 @@ def test_the_status_page_shows_devices_and_rounds_and_escapes_what_devices_say(t
     (device,) = task.enrol("tablet")
     enrol(client)
     mine = task.assignment(device)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 0.5))
+    task.report(mine.assignment_id, task.content(mine, 0.5))
     task.run_background()
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")

@@ -17,7 +17,7 @@ from quadloom_runtime.family_folder import load_manifest
 from quadloom_server.adapters import AdapterFolders
 from quadloom_server.family import open_family
 
-CAPABILITIES = {"formats": ["onnx"], "memory_limit_bytes": 100_000_000, "threads": 1, "examples": 10}
+CAPABILITIES = {"formats": ["onnx"], "memory_limit_bytes": 100_000_000, "threads": 1, "examples": 100}
 Content = Callable[..., bytes]
 
 

@@ -37,7 +37,7 @@ def test_the_exclusion_holds_in_later_rounds_and_after_a_restart(make_task: Make
     (device,) = task.enrol("device")
     fail(task, device)
     smaller = task.assignment(device)
-    task.rounds.report_update(smaller.assignment_id, task.content(smaller, 0.0))
+    task.report(smaller.assignment_id, task.content(smaller, 0.0))
     task.run_background()
     task.restart()
     again = task.assignment(device)

@@ -24,13 +24,13 @@ def test_a_repeated_update_is_a_duplicate_and_counts_once(make_task: MakeTask) -
     first, second = task.enrol("first", "second")
     mine, other = task.assignment(first), task.assignment(second)
     content = task.content(mine, 1.0)
-    assert task.rounds.report_update(mine.assignment_id, content).status == "accepted"
-    assert task.rounds.report_update(mine.assignment_id, content).status == "duplicate"
-    assert task.rounds.report_update(mine.assignment_id, task.content(mine, 9.0)).status == "duplicate"
-    task.rounds.report_update(other.assignment_id, task.content(other, 0.0))
+    assert task.report(mine.assignment_id, content).status == "accepted"
+    assert task.report(mine.assignment_id, content).status == "duplicate"
+    assert task.report(mine.assignment_id, task.content(mine, 9.0)).status == "duplicate"
+    task.report(other.assignment_id, task.content(other, 0.0))
     task.run_background()
     assert moved(task) == pytest.approx(0.5, abs=1e-6)
-    assert task.rounds.report_update(mine.assignment_id, content).status == "duplicate"
+    assert task.report(mine.assignment_id, content).status == "duplicate"
 
 
 def test_simultaneous_copies_of_one_update_count_once(make_task: MakeTask) -> None:
@@ -43,7 +43,7 @@ def test_simultaneous_copies_of_one_update_count_once(make_task: MakeTask) -> No
 
     def send() -> None:
         barrier.wait()
-        answers.append(task.rounds.report_update(mine.assignment_id, content).status)
+        answers.append(task.report(mine.assignment_id, content).status)
 
     senders = [threading.Thread(target=send) for _ in range(8)]
     for sender in senders:
@@ -59,12 +59,12 @@ def test_an_update_after_its_round_closed_is_late(make_task: MakeTask) -> None:
     task = make_task(min_devices=2, min_updates=1, round_deadline_s=10)
     fast, slow = task.enrol("fast", "slow")
     late, mine = task.assignment(slow), task.assignment(fast)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0))
+    task.report(mine.assignment_id, task.content(mine, 1.0))
     task.now_s += 11
     task.rounds.tick()
-    assert task.rounds.report_update(late.assignment_id, task.content(late, 100.0)).status == "late"
+    assert task.report(late.assignment_id, task.content(late, 100.0)).status == "late"
     task.run_background()
-    assert task.rounds.report_update(late.assignment_id, task.content(late, 100.0)).status == "late"
+    assert task.report(late.assignment_id, task.content(late, 100.0)).status == "late"
     assert moved(task) == pytest.approx(1.0, abs=1e-6)
     assert task.assignment(slow).round_index == 2
 
@@ -76,10 +76,10 @@ def test_a_slow_device_still_counts_while_its_round_is_open_but_not_twice(make_t
     task.now_s += 11
     task.rounds.tick()
     second = task.assignment(slow)
-    assert task.rounds.report_update(first.assignment_id, task.content(first, 1.0)).status == "accepted"
-    assert task.rounds.report_update(second.assignment_id, task.content(second, 9.0)).status == "duplicate"
+    assert task.report(first.assignment_id, task.content(first, 1.0)).status == "accepted"
+    assert task.report(second.assignment_id, task.content(second, 9.0)).status == "duplicate"
     mine = task.assignment(other)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0))
+    task.report(mine.assignment_id, task.content(mine, 1.0))
     task.run_background()
     assert moved(task) == pytest.approx(1.0, abs=1e-6)
 
@@ -89,7 +89,7 @@ def test_wrong_content_is_rejected_with_the_cause_and_ends_the_assignment(make_t
     (device,) = task.enrol("device", memory_limit_bytes=18_000_000)
     mine = task.assignment(device)
     deep = mine.model_copy(update={"member": mine.member.model_copy(update={"depth": 2})})
-    answer = task.rounds.report_update(mine.assignment_id, task.content(deep, 1.0))
+    answer = task.report(mine.assignment_id, task.content(deep, 1.0))
     assert answer.status == "rejected"
     assert "not trained by the member" in answer.reason
     assert task.rounds.check_in(device).assignment is None
@@ -103,14 +103,14 @@ def test_a_failure_report_is_counted_once_and_voids_a_later_update(make_task: Ma
     report = FailureReport(kind="other", message="battery")
     assert task.rounds.report_failure(mine.assignment_id, report).status == "accepted"
     assert task.rounds.report_failure(mine.assignment_id, report).status == "duplicate"
-    assert task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0)).status == "duplicate"
+    assert task.report(mine.assignment_id, task.content(mine, 1.0)).status == "duplicate"
     assert task.rounds.task_status().rounds[0].failed == 1
 
 
 def test_unknown_ids_are_refused_by_value(make_task: MakeTask) -> None:
     task = make_task()
     with pytest.raises(UnknownAssignmentError, match="'nobody'"):
-        task.rounds.report_update("nobody", b"")
+        task.report("nobody", b"")
     with pytest.raises(UnknownAssignmentError, match="'nobody'"):
         task.rounds.report_failure("nobody", FailureReport(kind="other", message=""))
     with pytest.raises(UnknownDeviceError, match="'nobody'"):
@@ -121,23 +121,23 @@ def test_a_restart_in_the_middle_of_a_round_loses_no_update(make_task: MakeTask)
     task = make_task(min_devices=2, min_updates=2)
     first, second = task.enrol("first", "second")
     mine, other = task.assignment(first), task.assignment(second)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0, examples=30))
+    task.report(mine.assignment_id, task.content(mine, 1.0, examples=30))
     task_id = task.rounds.task_status().task_id
 
     task.restart()
     assert task.rounds.task_status().task_id == task_id
-    assert task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0)).status == "duplicate"
+    assert task.report(mine.assignment_id, task.content(mine, 1.0)).status == "duplicate"
     assert task.assignment(second).assignment_id == other.assignment_id
-    task.rounds.report_update(other.assignment_id, task.content(other, 5.0, examples=10))
+    task.report(other.assignment_id, task.content(other, 5.0, examples=10))
     task.run_background()
     assert moved(task) == pytest.approx(2.0, abs=1e-6)
 
 
 def test_a_restart_while_a_round_is_closing_closes_it_with_the_same_adapter(make_task: MakeTask) -> None:
-    task = make_task(rounds=2)
+    task = make_task(rounds=2, keep_updates=True)
     (device,) = task.enrol("device")
     mine = task.assignment(device)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0))
+    task.report(mine.assignment_id, task.content(mine, 1.0))
     assert task.jobs
     closing = task.jobs[-1]
     closing()  # the adapter and the closed round are written ...
@@ -159,7 +159,7 @@ def test_a_finished_task_continues_when_restarted_with_more_rounds(make_task: Ma
     task = make_task(rounds=1)
     (device,) = task.enrol("device")
     mine = task.assignment(device)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0))
+    task.report(mine.assignment_id, task.content(mine, 1.0))
     task.run_background()
     assert task.rounds.check_in(device).task_state == "finished"
     task.policy = RoundPolicy(rounds=2)
@@ -179,7 +179,7 @@ def test_the_order_in_which_updates_arrive_does_not_show(make_task: MakeTask, tm
         held = [task.assignment(device) for device in devices]
         for number in order:
             content = task.content(held[number], changes[number], examples=number + 1)
-            task.rounds.report_update(held[number].assignment_id, content)
+            task.report(held[number].assignment_id, content)
         task.run_background()
         results.append(task.parameters(1))
         task.close()

@@ -72,8 +72,8 @@ def test_a_round_closes_with_the_weighted_mean_and_the_next_one_starts_from_it(m
     before = task.parameters(0)
     first, second = task.assignment(deep), task.assignment(shallow)
     assert second.member.depth == 0
-    assert task.rounds.report_update(first.assignment_id, task.content(first, 1.0, examples=30)).status == "accepted"
-    assert task.rounds.report_update(second.assignment_id, task.content(second, 5.0, examples=10)).status == "accepted"
+    assert task.report(first.assignment_id, task.content(first, 1.0, examples=30)).status == "accepted"
+    assert task.report(second.assignment_id, task.content(second, 5.0, examples=10)).status == "accepted"
 
     meanwhile = task.rounds.check_in(deep)
     assert meanwhile.assignment is None
@@ -96,7 +96,7 @@ def test_a_round_waits_for_outstanding_assignments_until_its_deadline(make_task:
     fast, slow = task.enrol("fast", "slow")
     task.assignment(slow)
     mine = task.assignment(fast)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0))
+    task.report(mine.assignment_id, task.content(mine, 1.0))
     task.now_s += 59
     task.rounds.tick()
     assert "waits for other devices" in task.rounds.check_in(fast).reason
@@ -113,7 +113,7 @@ def test_at_the_deadline_with_too_few_updates_the_round_is_extended_and_vanished
     here, vanished = task.enrol("here", "vanished")
     lost = task.assignment(vanished)
     mine = task.assignment(here)
-    task.rounds.report_update(mine.assignment_id, task.content(mine, 1.0))
+    task.report(mine.assignment_id, task.content(mine, 1.0))
     task.now_s += 61
     task.rounds.tick()
     task.run_background()
@@ -121,7 +121,7 @@ def test_at_the_deadline_with_too_few_updates_the_round_is_extended_and_vanished
     assert again.assignment_id != lost.assignment_id
     assert again.round_index == 1
     assert again.deadline_s == 60
-    task.rounds.report_update(again.assignment_id, task.content(again, 1.0))
+    task.report(again.assignment_id, task.content(again, 1.0))
     task.run_background()
     assert task.rounds.task_status().rounds[0].state == "closed"
 
@@ -141,7 +141,7 @@ def test_a_device_that_failed_gets_no_second_assignment_before_the_deadline_is_e
 
 def run_round(task: Any, device: str, change: float) -> None:
     assignment = task.assignment(device)
-    task.rounds.report_update(assignment.assignment_id, task.content(assignment, change))
+    task.report(assignment.assignment_id, task.content(assignment, change))
     task.run_background()
 
 
