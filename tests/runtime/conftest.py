@@ -330,6 +330,8 @@ class ScriptedServer:
             blobs=(member.graph, manifest.format_spec("onnx").weights, *manifest.tokenizer),
             settings=settings,
             deadline_s=60,
+            retry_after_accepted_s=0.01,
+            retry_after_rejected_s=0.02,
             reason="the test says so",
         )
         self.assignments.append(assignment)

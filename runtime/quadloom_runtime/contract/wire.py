@@ -22,6 +22,8 @@ WIRE_SCHEMA_VERSION: Final = 1
 
 # Numbers from devices are bounded, so that sums of them fit the integers of every database and of JavaScript.
 ByteCount = Annotated[int, Field(ge=0, le=10**15)]
+# A server that asks for more has made a mistake: a device must not sleep for years.
+MAXIMUM_RETRY_AFTER_S: Final = 7 * 86_400.0
 
 
 class Message(Value):
@@ -96,6 +98,8 @@ class Assignment(Message):
         adapter: the global trainable tensors to start from (safetensors, all rows of the parameter table).
         blobs: every other file that the device needs: graph, weights, tokenizer, manifest members.
         deadline_s: seconds from now until the round may close without this device.
+        retry_after_accepted_s: seconds after its report at which the device checks in again.
+        retry_after_rejected_s: the same when the report was rejected or refused, so that what is broken asks rarely.
         reason: why the planner chose this member, in words.
     """
 
@@ -108,6 +112,8 @@ class Assignment(Message):
     blobs: tuple[BlobReference, ...]
     settings: TrainingSettings
     deadline_s: float
+    retry_after_accepted_s: float = Field(ge=0, le=MAXIMUM_RETRY_AFTER_S)
+    retry_after_rejected_s: float = Field(ge=0, le=MAXIMUM_RETRY_AFTER_S)
     reason: str
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.contract.manifest import FamilyManifest
-from quadloom_runtime.contract.wire import Assignment, Capabilities, FailureReport, UpdateReport
+from quadloom_runtime.contract.wire import Assignment, Capabilities, FailureReport, ReportResponse, UpdateReport
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.data import EncodedData, Example, check_labels, encode
 from quadloom_runtime.device.client import RefusedError, ServerClient, ServerUnreachableError
@@ -157,7 +157,7 @@ class DeviceAgent:
         reach("update-acknowledged-before-forgotten")
         self._forget(assignment)
         self._events.answered("reported", assignment, response, upload_bytes=len(content))
-        return response.retry_after_s
+        return retry_after_s(assignment, response)
 
     def _report_failure(self, assignment: Assignment, report: FailureReport) -> float:
         self._events.failed(assignment, report)
@@ -166,9 +166,9 @@ class DeviceAgent:
             response = self._client.report_failure(assignment.assignment_id, report)
         except RefusedError as error:
             self._events.say("refused", f"round {assignment.round_index}: {error}", message=str(error))
-            return RETRY_AFTER_REFUSAL_S
+            return assignment.retry_after_rejected_s
         self._events.answered("failure-reported", assignment, response)
-        return response.retry_after_s
+        return retry_after_s(assignment, response)
 
     def _forget(self, assignment: Assignment) -> None:
         """Nothing of the assignment is needed any more; the next round brings another adapter."""
@@ -187,6 +187,11 @@ class DeviceAgent:
 
     def _wait(self, retry_after_s: float) -> None:
         self._client.wait(retry_after_s * random.uniform(1, 1 + LATEST_EXTRA))
+
+
+def retry_after_s(assignment: Assignment, response: ReportResponse) -> float:
+    """After how many seconds to check in again, as the assignment said beforehand."""
+    return assignment.retry_after_rejected_s if response.status == "rejected" else assignment.retry_after_accepted_s
 
 
 def update_report(trained: Trained, *, downloaded_bytes: int) -> UpdateReport:

@@ -25,7 +25,16 @@ SETTINGS = (
     "schedule",
     "seed",
 )
-POLICY = ("rounds", "min_devices", "min_updates", "round_deadline_s", "target_accuracy", "retry_after_s")
+POLICY = (
+    "rounds",
+    "min_devices",
+    "min_updates",
+    "round_deadline_s",
+    "target_accuracy",
+    "retry_after_s",
+    "retry_after_accepted_s",
+    "retry_after_rejected_s",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +103,12 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument("--target-accuracy", type=float, metavar="A", help="end early at this accuracy, e.g. 0.8")
     group.add_argument("--retry-after-s", type=float, metavar="S", help="how often waiting devices ask (default 1)")
+    group.add_argument(
+        "--retry-after-accepted-s", type=float, metavar="S", help="how soon devices ask after their update (default 1)"
+    )
+    group.add_argument(
+        "--retry-after-rejected-s", type=float, metavar="S", help="how soon after a rejected update (default 5)"
+    )
 
 
 def _add_evaluation_arguments(group: "argparse._ArgumentGroup") -> None:

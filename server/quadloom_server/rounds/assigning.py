@@ -3,6 +3,7 @@
 from quadloom_runtime.contract.manifest import BlobReference, MemberSpec
 from quadloom_runtime.contract.wire import Assignment, TrainingSettings
 from quadloom_server.family import ServedFamily
+from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.store.tables import Assignment as AssignmentRow
 
 
@@ -14,6 +15,7 @@ def assignment_message(
     family: ServedFamily,
     adapter: BlobReference,
     settings: TrainingSettings,
+    policy: RoundPolicy,
     deadline_s: float,
 ) -> Assignment:
     """What the device gets; the data order differs from round to round, and is the same when handed out again."""
@@ -27,5 +29,7 @@ def assignment_message(
         blobs=family.files_for(member),
         settings=settings.model_copy(update={"seed": settings.seed + row.round_number}),
         deadline_s=deadline_s,
+        retry_after_accepted_s=policy.retry_after_accepted_s,
+        retry_after_rejected_s=policy.retry_after_rejected_s,
         reason=row.reason,
     )

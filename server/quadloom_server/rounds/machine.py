@@ -251,6 +251,7 @@ class Rounds:
             family=self.family,
             adapter=self.state.adapters.reference(current.number - 1),
             settings=self.settings,
+            policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )
 

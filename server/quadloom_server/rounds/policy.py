@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from quadloom_runtime.contract.wire import MAXIMUM_RETRY_AFTER_S
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -17,6 +18,8 @@ class RoundPolicy:
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
         target_accuracy: accuracy of the global model at which training ends early, None to train all rounds.
         retry_after_s: seconds after which a device that has to wait asks again.
+        retry_after_accepted_s: seconds after which a device whose report was accepted asks again.
+        retry_after_rejected_s: seconds after which a device whose report was rejected asks again.
         max_update_norm: L2 norm above which an update is refused, None for no bound.
         clip_update_norm: L2 norm to which larger updates are scaled down, None for no clipping.
         max_examples_per_update: training examples above which an update is refused, None for what the device has.
@@ -29,6 +32,8 @@ class RoundPolicy:
     round_deadline_s: float = 600.0
     target_accuracy: float | None = None
     retry_after_s: float = 1.0
+    retry_after_accepted_s: float = 1.0
+    retry_after_rejected_s: float = 5.0
     max_update_norm: float | None = None
     clip_update_norm: float | None = None
     max_examples_per_update: int | None = None
@@ -38,10 +43,15 @@ class RoundPolicy:
         for name in ("rounds", "min_devices", "min_updates"):
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
-        for name in ("round_deadline_s", "retry_after_s"):
-            if not 0 < getattr(self, name) < math.inf:
+        if not 0 < self.round_deadline_s < math.inf:
+            raise QuadloomError(
+                f"round_deadline_s is {self.round_deadline_s}", remedy="give round_deadline_s a positive time in seconds"
+            )
+        for name in ("retry_after_s", "retry_after_accepted_s", "retry_after_rejected_s"):
+            if not 0 < getattr(self, name) <= MAXIMUM_RETRY_AFTER_S:
                 raise QuadloomError(
-                    f"{name} is {getattr(self, name)}", remedy=f"give {name} a positive time in seconds"
+                    f"{name} is {getattr(self, name)}",
+                    remedy=f"give {name} seconds above 0, at most {MAXIMUM_RETRY_AFTER_S:g}",
                 )
         for name in ("max_update_norm", "clip_update_norm", "max_examples_per_update"):
             value = getattr(self, name)
