@@ -152,7 +152,7 @@ def _server(schedule: Schedule, family: Path, work: Path) -> Supervised:
         "--local-epochs": 2,
     }
     return Supervised(
-        "server", _command("serve", options), work / "server.log", list(schedule.crashes.get("server", ()))
+        "server", [*_command("serve", options), "--keep-updates"], work / "server.log", list(schedule.crashes.get("server", ()))
     )
 
 

@@ -34,6 +34,10 @@ POLICY = (
     "retry_after_s",
     "retry_after_accepted_s",
     "retry_after_rejected_s",
+    "max_update_norm",
+    "clip_update_norm",
+    "max_examples_per_update",
+    "keep_updates",
 )
 
 
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exit-when-finished", action="store_true", help="end after the last round, once every device was told"
     )
     _add_round_arguments(parser.add_argument_group("rounds"))
+    _add_update_arguments(parser.add_argument_group("what an update may be"))
     _add_evaluation_arguments(parser.add_argument_group("evaluation of every round's adapter"))
     _add_training_arguments(parser.add_argument_group("training on the devices"))
 
@@ -108,6 +113,23 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--retry-after-rejected-s", type=float, metavar="S", help="how soon after a rejected update (default 5)"
+    )
+
+
+def _add_update_arguments(group: "argparse._ArgumentGroup") -> None:
+    norm = group.add_mutually_exclusive_group()
+    norm.add_argument("--max-update-norm", type=float, metavar="C", help="refuse updates of a larger L2 norm")
+    norm.add_argument(
+        "--clip-update-norm", type=float, metavar="C", help="scale updates of a larger L2 norm down to it"
+    )
+    group.add_argument(
+        "--max-examples-per-update", type=int, metavar="N", help="weight of one device at most (default: what it has)"
+    )
+    group.add_argument(
+        "--keep-updates",
+        action="store_true",
+        default=None,
+        help="keep the updates of closed rounds in the state folder",
     )
 
 
