@@ -2,10 +2,13 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from quadloom_runtime.crash_points import CrashPoint, reach
+from quadloom_runtime.errors import StorageError
 
 UNFINISHED_SUFFIX: Final = ".part"
 
@@ -15,11 +18,14 @@ def write_atomically(path: Path, content: bytes, *, half_written: CrashPoint | N
 
     Args:
         half_written: what tests call the moment at which half of the content is in the temporary file.
+
+    Raises:
+        StorageError: the disk does not take it.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{UNFINISHED_SUFFIX}")
     try:
-        with temporary.open("wb") as file:
+        with using(path), temporary.open("wb") as file:
             middle = len(content) // 2
             file.write(content[:middle])
             if half_written is not None:
@@ -35,9 +41,14 @@ def write_atomically(path: Path, content: bytes, *, half_written: CrashPoint | N
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Give a file, whose content is on the disk already, its final name for good."""
-    source.replace(target)
-    sync_folder(target.parent)
+    """Give a file, whose content is on the disk already, its final name for good.
+
+    Raises:
+        StorageError: the disk does not do it.
+    """
+    with using(target):
+        source.replace(target)
+        sync_folder(target.parent)
 
 
 def sync_file(path: Path) -> None:
@@ -47,11 +58,29 @@ def sync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents so that they survive a power cut; those that exist are left alone."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for each in missing:
-        sync_folder(each.parent)
+    """Create a folder and its parents so that they survive a power cut; those that exist are left alone.
+
+    Raises:
+        StorageError: there is a file in its place, or the disk does not take it.
+    """
+    with using(folder):
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in missing:
+            sync_folder(each.parent)
+
+
+@contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Name the file or folder in what the disk refuses.
+
+    Raises:
+        StorageError: instead of any `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,11 @@
 """Errors that a person can act on."""
 
+import errno
+from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class QuadloomError(Exception):
     """A failure whose message names the cause, the offending value and the remedy.
@@ -22,6 +28,24 @@ class MissingExtraError(QuadloomError):
         super().__init__(
             f"the package {package!r} is not installed", remedy=f"install it with: pip install 'quadloom[{extra}]'"
         )
+
+
+class StorageError(QuadloomError):
+    """A file cannot be written or read: the disk is full, read-only or broken.
+
+    Args:
+        path: the file or folder.
+        error: what the system said.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        if error.errno in DISK_FULL:
+            remedy = "free space there, then start again or wait for the next attempt; nothing that was finished is lost"
+        elif error.errno in NOT_WRITABLE:
+            remedy = "name a folder that this user can write, or make it writable"
+        else:
+            remedy = "check the path, and the disk behind it"
+        super().__init__(f"{path} cannot be used: {error.strerror or error}", remedy=remedy)
 
 
 class StepOutOfMemoryError(QuadloomError):

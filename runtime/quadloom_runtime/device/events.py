@@ -22,10 +22,11 @@ Every JSON line has `time_s` (seconds since 1970) and `event`:
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from quadloom_runtime.contract.wire import Assignment, Capabilities, EnrolResponse, FailureReport, ReportResponse
 from quadloom_runtime.device.training_process import Stepped, Trained
+from quadloom_runtime.durable_files import make_folder, using
 from quadloom_runtime.units import format_bytes
 
 
@@ -33,9 +34,11 @@ class EventLog:
     """Prints events and, if asked to, appends them to a file as JSON lines."""
 
     def __init__(self, path: Path | None = None) -> None:
+        self._file: TextIO | None = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = None if path is None else path.open("a", encoding="utf-8")
+            make_folder(path.parent)
+            with using(path):
+                self._file = path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Close the file."""

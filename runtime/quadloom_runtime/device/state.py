@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from quadloom_runtime.contract.wire import UpdateReport
-from quadloom_runtime.durable_files import write_atomically
+from quadloom_runtime.durable_files import make_folder, using, write_atomically
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.trainer import Checkpoint
@@ -33,13 +33,16 @@ class DeviceState:
         """Keep every other process out of the folder.
 
         Raises:
-            QuadloomError: another one is in.
+            QuadloomError: another one is in, or the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
+        make_folder(self.folder)
+        path = self.folder / "lock"
+        with using(path):
+            file = path.open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise QuadloomError(
                     f"another device uses {self.folder}", remedy="give each device its own --cache and --name"
                 ) from None
