@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.crash_points import reach
+from quadloom_runtime.durable_files import make_folder, rename_durably, using
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import file_sha256
 
@@ -38,11 +39,12 @@ class BlobCache:
     def accept_partial(self, sha256: str) -> bool:
         """Check a finished download and give it its final name; False (and removed) if the content is wrong."""
         partial = self.partial_path(sha256)
-        if file_sha256(partial) != sha256:
-            partial.unlink()
-            return False
+        with using(partial):
+            if file_sha256(partial) != sha256:
+                partial.unlink()
+                return False
         reach("download-before-rename")
-        partial.replace(self.path(sha256))
+        rename_durably(partial, self.path(sha256))
         return True
 
     def remove(self, sha256: str) -> None:
@@ -53,7 +55,7 @@ class BlobCache:
         """Put the blob under its family path in `folder`: a hard link where the file system can, else a copy.
 
         Raises:
-            QuadloomError: the cache does not hold it.
+            QuadloomError: the cache does not hold it, or the disk does not take the link.
         """
         source, target = self.path(reference.sha256), folder / reference.path
         if not source.is_file():
@@ -64,12 +66,13 @@ class BlobCache:
         # Renaming one hard link onto another of the same file does nothing, and would leave the temporary name behind.
         if target.exists() and target.samefile(source):
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        with using(temporary):
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            temporary.replace(target)
         return target

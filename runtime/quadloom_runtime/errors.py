@@ -40,7 +40,9 @@ class StorageError(QuadloomError):
 
     def __init__(self, path: Path, error: OSError) -> None:
         if error.errno in DISK_FULL:
-            remedy = "free space there, then start again or wait for the next attempt; nothing that was finished is lost"
+            remedy = (
+                "free space there, then start again or wait for the next attempt; nothing that was finished is lost"
+            )
         elif error.errno in NOT_WRITABLE:
             remedy = "name a folder that this user can write, or make it writable"
         else:

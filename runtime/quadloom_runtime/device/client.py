@@ -22,6 +22,7 @@ from quadloom_runtime.contract.wire import (
 )
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.device.retry import PatienceExhaustedError, R, Retry, TryAgainError
+from quadloom_runtime.durable_files import make_folder, using
 from quadloom_runtime.errors import QuadloomError
 
 TIMEOUT_S = 30.0
@@ -131,7 +132,7 @@ class ServerClient:
 
     def _download_rest(self, sha256: str, cache: BlobCache) -> None:
         partial = cache.partial_path(sha256)
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(partial.parent)
         have = partial.stat().st_size if partial.exists() else 0
         # A compressed body would have other offsets than the file.
         headers = {"accept-encoding": "identity"} | ({"range": f"bytes={have}-"} if have else {})
@@ -142,7 +143,7 @@ class ServerClient:
                 response.read()
                 _raise_for(response)
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
-            with partial.open("ab" if resumed else "wb") as file:
+            with using(partial), partial.open("ab" if resumed else "wb") as file:
                 for chunk in response.iter_raw():  # as it comes: a buffer would be lost when the connection drops
                     file.write(chunk)
                     self.traffic.down_bytes += len(chunk)
