@@ -11,6 +11,7 @@ from quadloom_runtime.errors import QuadloomError
 from quadloom_server.api.app import create_app
 from quadloom_server.rounds.background import BackgroundWorker
 from quadloom_server.rounds.machine import Rounds
+from quadloom_server.store.failures import DamagedDatabaseError
 
 GRACEFUL_SHUTDOWN_S = 5
 FINISHED_GRACE_S = 30.0
@@ -39,16 +40,23 @@ def run_server(
     """Serve until SIGINT or SIGTERM, or until the task is finished if so wanted.
 
     Raises:
-        Exception: what made a round impossible to close, such as a `QuadloomError`.
+        Exception: what made a round impossible to close, or the database unusable, such as a `QuadloomError`.
     """
     finished = _WatchFinished(rounds) if exit_when_finished else None
 
-    def stop_if_due() -> None:
-        if background.failure is not None or (finished is not None and finished.is_over()):
-            server.should_exit = True
+    def tick() -> None:
+        try:
+            rounds.tick()
+            is_over = finished is not None and finished.is_over()
+        except DamagedDatabaseError as error:
+            background.failure = background.failure or error
+            is_over = True
+        finally:
+            server.should_exit |= background.failure is not None
+        server.should_exit |= is_over
 
     config = uvicorn.Config(
-        create_app(rounds, on_tick=stop_if_due),
+        create_app(rounds, tick=tick),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,

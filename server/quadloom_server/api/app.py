@@ -23,17 +23,17 @@ TICK_S = 0.25
 logger = logging.getLogger("quadloom_server")
 
 
-def create_app(rounds: Rounds, *, on_tick: Callable[[], None] = lambda: None) -> FastAPI:
+def create_app(rounds: Rounds, *, tick: Callable[[], None] | None = None) -> FastAPI:
     """The application over one task.
 
     Args:
         rounds: the task; started by the caller.
-        on_tick: called a few times a second, in a thread, after the rounds have moved on.
+        tick: called a few times a second, in a thread; None for the rounds' own.
     """
 
     @asynccontextmanager
     async def ticking(_app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(_tick(rounds, on_tick))
+        task = asyncio.create_task(_keep_ticking(tick or rounds.tick))
         yield
         task.cancel()
 
@@ -58,11 +58,10 @@ def create_app(rounds: Rounds, *, on_tick: Callable[[], None] = lambda: None) ->
     return app
 
 
-async def _tick(rounds: Rounds, on_tick: Callable[[], None]) -> None:
+async def _keep_ticking(tick: Callable[[], None]) -> None:
     while True:
         try:
-            await run_in_threadpool(rounds.tick)
-            await run_in_threadpool(on_tick)
+            await run_in_threadpool(tick)
         except Exception:  # a database that is unavailable for a moment must not stop time for good
             logger.exception("a deadline could not be checked")
         await asyncio.sleep(TICK_S)

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from quadloom_runtime.contract.wire import ErrorResponse
+from quadloom_runtime.errors import StorageError
 from quadloom_server.errors import RefusedRequestError
 
 
@@ -33,6 +34,10 @@ def install_refusals(app: FastAPI) -> None:
         cause = f"{request.method} {request.url.path}: {error.detail}"
         code = codes.get(error.status_code, "bad-request")
         return _response(error.status_code, code, cause, "see GET /docs for what there is", error.headers)
+
+    @app.exception_handler(StorageError)
+    def disk_failed(_request: Request, error: StorageError) -> JSONResponse:
+        return _response(507, "storage-failed", error.cause, "try again later; the server's owner must see to its disk")
 
     @app.exception_handler(Exception)
     def broken(_request: Request, error: Exception) -> JSONResponse:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.store.failures import DamagedDatabaseError, name_the_file
 from quadloom_server.store.tables import Base
 
 SQLITE_SETTINGS = (
@@ -32,14 +33,24 @@ def open_database(url: str) -> sessionmaker[Session]:
         ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "handle_error", name_the_file)
     try:
         Base.metadata.create_all(engine)
+        if engine.dialect.name == "sqlite":
+            _check_pages(engine)
     except SQLAlchemyError as error:
         raise QuadloomError(
             f"the database at {engine.url!r} cannot be opened: {getattr(error, 'orig', error)}",
-            remedy="check that it exists and is writable; a damaged SQLite file must be restored or removed",
+            remedy="check that it exists and is writable",
         ) from None
     return sessionmaker(engine)
+
+
+def _check_pages(engine: Engine) -> None:
+    with engine.connect() as connection:
+        problem = connection.scalar(text("PRAGMA quick_check(1)"))
+    if problem != "ok":
+        raise DamagedDatabaseError(engine.url.database, str(problem))
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
