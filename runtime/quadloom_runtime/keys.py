@@ -6,7 +6,6 @@ of its 32 bytes.
 
 import base64
 import binascii
-import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.private_files import create_private_file
 
-OWNER_ONLY = 0o600
 CREATE_REMEDY = "create a pair with `quadloom keys FILE`, or `openssl genpkey -algorithm ed25519`"
 
 
@@ -35,13 +34,7 @@ def create_private_key(path: Path) -> Ed25519PrivateKey:
     """
     key = Ed25519PrivateKey.generate()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Never readable by others, not even for the moment between writing and chmod.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            file.flush()
-            os.fsync(file.fileno())
+        create_private_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     except FileExistsError:
         raise QuadloomError(
             f"there is a file at {path} already", remedy="use that key, or name a file that does not exist"

@@ -17,6 +17,7 @@ from quadloom_server.store.blobs import BlobFolder
 from quadloom_server.store.database import open_database
 from quadloom_server.store.tables import SCHEMA_VERSION, Task
 from quadloom_server.store.uploads import UploadFolder
+from quadloom_server.trust.admin_token import AdminToken, open_admin_token
 
 DATABASE_NAME = "server.db"
 
@@ -27,24 +28,29 @@ class ServerState:
 
     Attributes:
         task_id: identifies the task to devices.
-        sessions: factory of database sessions.
+        sessions: factory of database sessions whose commits survive a power cut.
+        quick_sessions: factory of sessions whose commits survive a killed process and do not wait for the disk; for
+            what every request writes.
         blobs: updates and manifests, by content.
         uploads: updates that are still coming in, on the file system of `blobs`.
         adapters: one PEFT folder per round.
+        admin_token: what the owner of the fleet shows.
         lock: held open as long as the server runs; the system releases it however the process ends.
     """
 
     task_id: str
     sessions: sessionmaker[Session]
+    quick_sessions: sessionmaker[Session]
     blobs: BlobFolder
     uploads: UploadFolder
     adapters: AdapterFolders
+    admin_token: AdminToken
     lock: IO[str]
 
     def close(self) -> None:
         """Close the database and let another server have the folder."""
-        bind = self.sessions.kw["bind"]
-        bind.dispose()
+        for sessions in (self.quick_sessions, self.sessions):
+            sessions.kw["bind"].dispose()
         self.lock.close()
 
 
@@ -62,10 +68,12 @@ def open_state(folder: Path, family: ServedFamily, *, database_url: str | None, 
             f"the state folder {folder} cannot be written: {error.strerror}", remedy="give a folder that can be written"
         ) from None
     try:
-        sessions = open_database(database_url or f"sqlite:///{(folder / DATABASE_NAME).absolute()}")
+        url = database_url or f"sqlite:///{(folder / DATABASE_NAME).absolute()}"
+        sessions, quick_sessions = open_database(url), open_database(url, durable=False)
         with sessions.begin() as session:
             task_id = _task_id(session, family, folder=folder, now_s=now_s)
         remove_unfinished(folder)
+        admin_token = open_admin_token(folder)
         adapters = AdapterFolders(folder, family)
         adapters.write_initial()
         blobs = BlobFolder(folder / "blobs")
@@ -75,7 +83,7 @@ def open_state(folder: Path, family: ServedFamily, *, database_url: str | None, 
     except BaseException:
         lock.close()
         raise
-    return ServerState(task_id, sessions, blobs, uploads, adapters, lock)
+    return ServerState(task_id, sessions, quick_sessions, blobs, uploads, adapters, admin_token, lock)
 
 
 def _lock(folder: Path) -> IO[str]:

@@ -1,14 +1,20 @@
 """A tiny synthetic family, and a task over it with a clock and a background that the test drives."""
 
+import hashlib
 import json
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save, save_file
 
+from quadloom_runtime.contract.administration import IssueTokenRequest
 from quadloom_runtime.contract.manifest import (
     BatchSpec,
     FamilyManifest,
@@ -22,6 +28,7 @@ from quadloom_runtime.contract.manifest import (
     StashSpec,
     TaskSpec,
 )
+from quadloom_runtime.contract.signatures import parse_signature, sign
 from quadloom_runtime.contract.wire import (
     Assignment,
     Capabilities,
@@ -33,11 +40,13 @@ from quadloom_runtime.contract.wire import (
 )
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.family_folder import blob_reference, save_manifest
+from quadloom_runtime.keys import public_key_text
 from quadloom_server.family import ServedFamily, open_family
 from quadloom_server.rounds.evaluation import Evaluator
 from quadloom_server.rounds.machine import Rounds
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.state import ServerState, open_state
+from quadloom_server.trust import tokens
 
 LAYERS = 2
 PLANNED_MEGABYTES = {(0, 0): 10, (1, 0): 30, (1, 1): 25, (2, 0): 60, (2, 1): 50, (2, 2): 40}
@@ -154,6 +163,38 @@ def update_content(
     return save(dict(tensors), metadata={"report": text})
 
 
+class DeviceAuth:
+    """Signs every request as a device does, with a key that belongs to its name: ``client.get(url, auth=...)``.
+
+    Attributes:
+        device_id: who it says it is; to be set once it has enrolled.
+    """
+
+    def __init__(self, name: str, *, clock: Callable[[], float] = time.time, device_id: str = "") -> None:
+        self.key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+        self.public_key = public_key_text(self.key.public_key())
+        self.device_id = device_id
+        self._clock = clock
+
+    def sign(self, method: str, target: str, content: bytes) -> dict[str, str]:
+        """The fields to send with a request; ever new."""
+        return sign(
+            self.key,
+            method=method,
+            target=target,
+            content_sha256=hashlib.sha256(content).digest(),
+            key_id=self.public_key if (method, target) == ("POST", "/v1/devices") else self.device_id or "nobody",
+            created_s=int(self._clock()),
+            nonce=os.urandom(16),
+        )
+
+    def __call__(self, request: Any) -> Any:
+        """The request with its signature; called by the HTTP client."""
+        fields = self.sign(request.method, request.url.raw_path.decode(), request.read())
+        request.headers.update(fields)
+        return request
+
+
 @dataclass
 class TaskUnderTest:
     """A task whose time passes and whose background runs when the test says so."""
@@ -189,7 +230,16 @@ class TaskUnderTest:
     def enrol(self, *names: str, memory_limit_bytes: int = LARGE_MEMORY_BYTES) -> list[str]:
         """Enrol devices and return their ids."""
         capabilities = Capabilities(formats=("onnx",), memory_limit_bytes=memory_limit_bytes, threads=1, examples=100)
-        return [self.rounds.enrol(EnrolRequest(name=name, capabilities=capabilities)).device_id for name in names]
+        return [self._enrol(name, capabilities) for name in names]
+
+    def auth(self, name: str, device_id: str = "") -> "DeviceAuth":
+        """Signs HTTP requests as the device of this name does; it enrols first if no id is given."""
+        return DeviceAuth(name, clock=lambda: self.now_s, device_id=device_id)
+
+    def token(self, **wanted: Any) -> str:
+        """A new enrolment token."""
+        with self.rounds.turn() as turn:
+            return tokens.issue(turn.session, IssueTokenRequest(**wanted), now_s=turn.now_s).token
 
     def assignment(self, device_id: str) -> Assignment:
         """Check in and expect work."""
@@ -213,6 +263,15 @@ class TaskUnderTest:
     def parameters(self, number: int) -> dict[str, FloatArray]:
         """The global parameters after a round."""
         return self.state.adapters.read(number)
+
+    def _enrol(self, name: str, capabilities: Capabilities) -> str:
+        auth = self.auth(name)
+        request = EnrolRequest(
+            name=name, capabilities=capabilities, public_key=auth.public_key, enrolment_token=self.token()
+        )
+        fields = auth.sign("POST", "/v1/devices", b"")
+        signature = parse_signature(**{field.replace("-", "_"): value for field, value in fields.items()})
+        return self.rounds.enrol(request, signature).device_id
 
     def _open(self) -> ServerState:
         return open_state(self.state_folder, self.family, database_url=self.database_url, now_s=self.now_s)
@@ -246,6 +305,12 @@ def _write_family() -> Callable[..., Path]:
 @pytest.fixture(name="update_content")
 def _update_content() -> Callable[..., bytes]:
     return update_content
+
+
+@pytest.fixture
+def device_auth() -> type[DeviceAuth]:
+    """Signs requests to a real server: ``client.auth = device_auth("name")``."""
+    return DeviceAuth
 
 
 @pytest.fixture

@@ -28,9 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-limit", metavar="SIZE", help="what a step may allocate, e.g. 300MB; default: the profile's"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the engine; default: the profile's")
-    parser.add_argument("--name", default=socket.gethostname(), help="identity towards the server (default: host name)")
+    parser.add_argument("--name", default=socket.gethostname(), help="what people call it (default: host name)")
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="where files and progress are kept (default: ~/.cache/quadloom/NAME)"
+        "--enrolment-token-file", type=Path, metavar="FILE", help="token that lets it in the first time it comes"
+    )
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="certificates of a private authority to trust, PEM")
+    parser.add_argument(
+        "--allow-unencrypted-http",
+        action="store_true",
+        help="speak http:// also with other machines: everybody on the way can read and alter what is sent",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="where its key, files and progress are kept (default: ~/.cache/quadloom/NAME)",
     )
     parser.add_argument("--slowdown", type=float, metavar="F", help="take F times as long; default: the profile's")
     parser.add_argument("--link-mbps", type=float, metavar="F", help="link speed, both ways; default: the profile's")
@@ -69,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples: int) -> "DeviceOptions":
     from pydantic import ValidationError
 
-    from quadloom_runtime.contract.wire import Capabilities, EnrolRequest
+    from quadloom_runtime.contract.wire import Capabilities, DeviceDescription
     from quadloom_runtime.device.agent import DeviceOptions
     from quadloom_runtime.errors import QuadloomError
     from quadloom_runtime.units import parse_bytes
@@ -87,7 +99,7 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples
             examples=examples,
             profile=chosen.name,
         )
-        EnrolRequest(name=arguments.name, capabilities=capabilities)
+        DeviceDescription(name=arguments.name, capabilities=capabilities)
     except ValidationError as error:
         first = error.errors()[0]
         raise QuadloomError(
@@ -98,7 +110,19 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples
         capabilities=capabilities,
         slowdown=slowdown,
         checkpoint_every_s=arguments.checkpoint_s,
+        enrolment_token=_token(arguments.enrolment_token_file),
     )
+
+
+def _token(path: Path | None) -> str | None:
+    from quadloom_runtime.errors import QuadloomError
+
+    try:
+        return None if path is None else path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuadloomError(
+            f"the enrolment token {path} cannot be read: {error}", remedy="save there what `tokens issue` printed"
+        ) from None
 
 
 def _link(arguments: argparse.Namespace, chosen: "DeviceProfile") -> "Link":
@@ -116,16 +140,19 @@ def _link(arguments: argparse.Namespace, chosen: "DeviceProfile") -> "Link":
 def _agent(
     arguments: argparse.Namespace, options: "DeviceOptions", link: "Link", data: "LocalData", events: "EventLog"
 ) -> "DeviceAgent":
+    from quadloom_runtime.connection import ServerAddress
     from quadloom_runtime.device.agent import DeviceAgent
     from quadloom_runtime.device.client import ServerClient
+    from quadloom_runtime.device.identity import device_key
     from quadloom_runtime.device.retry import Retry
 
     def say_retrying(cause: str, wait_s: float) -> None:
         line = f"{arguments.server} does not answer ({cause}), trying again in {wait_s:.1f} s"
         events.say("retrying", line, cause=cause, wait_s=wait_s)
 
-    client = ServerClient(
-        arguments.server, link=link, retry=Retry(patience_s=arguments.patience_s, on_wait=say_retrying)
-    )
     folder = arguments.cache or Path.home() / ".cache" / "quadloom" / options.name
+    address = ServerAddress(arguments.server, arguments.tls_ca, arguments.allow_unencrypted_http)
+    client = ServerClient(
+        address, device_key(folder), link=link, retry=Retry(patience_s=arguments.patience_s, on_wait=say_retrying)
+    )
     return DeviceAgent(client=client, options=options, folder=folder, data=data, events=events)

@@ -11,7 +11,6 @@ Everything outside this profile is malformed: there is no second way to write a 
 """
 
 import base64
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -100,16 +99,23 @@ def digest_field(content_sha256: bytes) -> str:
 
 
 def sign(
-    key: Ed25519PrivateKey, *, method: str, target: str, content: bytes, key_id: str, created_s: int, nonce: bytes
+    key: Ed25519PrivateKey,
+    *,
+    method: str,
+    target: str,
+    content_sha256: bytes,
+    key_id: str,
+    created_s: int,
+    nonce: bytes,
 ) -> dict[str, str]:
     """The three fields to send with a request.
 
     Args:
         target: path and query as they will stand in the request line.
-        content: the whole body, empty if there is none.
+        content_sha256: 32 bytes, the hash of the whole body, also of an empty one.
         nonce: 16 fresh random bytes.
     """
-    digest = digest_field(hashlib.sha256(content).digest())
+    digest = digest_field(content_sha256)
     query = ' "@query"' if "?" in target else ""
     parameters = (
         f'("@method" "@path"{query} "content-digest");created={created_s};keyid="{key_id}"'

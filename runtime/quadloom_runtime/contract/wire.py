@@ -9,7 +9,8 @@
 | POST /v1/assignments/{assignment_id}/failure | FailureReport | ReportResponse |
 | GET /v1/task | | TaskStatus |
 
-Every refusal is an `ErrorResponse` with an HTTP status of 400 or above.
+Every refusal is an `ErrorResponse` with an HTTP status of 400 or above. All but the last request are signed by the
+device's key (`contract.signatures`), and a device acts only on itself and its own assignments.
 """
 
 from typing import Annotated, Final, Literal
@@ -50,11 +51,27 @@ class Capabilities(Value):
     profile: str = Field(default="", max_length=100)
 
 
-class EnrolRequest(Message):
-    """A device introduces itself; enrolling again under the same name updates its capabilities."""
+class DeviceDescription(Message):
+    """What a device says of itself.
+
+    Attributes:
+        name: for people; no two devices have the same.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     capabilities: Capabilities
+
+
+class EnrolRequest(DeviceDescription):
+    """A device introduces itself; enrolling again with the same key updates its name and capabilities.
+
+    Attributes:
+        public_key: base64 of the 32 bytes of the Ed25519 key that signs this and every later request.
+        enrolment_token: lets in a device whose key the server does not know yet; a known one needs none.
+    """
+
+    public_key: str = Field(pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")
+    enrolment_token: str | None = Field(default=None, max_length=200)
 
 
 class EnrolResponse(Message):
@@ -122,12 +139,12 @@ class CheckInRequest(Message):
 
 
 class CheckInResponse(Message):
-    """Work, or when to come back. `task_state` ``finished`` means: no more work will come.
+    """Work, or when to come back. `task_state` ``finished`` means: no more work will come; ``paused``: none for now.
 
     An assignment that was handed out and is still open is handed out again, so a restarted device can resume it.
     """
 
-    task_state: Literal["running", "finished"]
+    task_state: Literal["running", "paused", "finished"]
     assignment: Assignment | None
     retry_after_s: float
     reason: str
@@ -177,11 +194,15 @@ class ReportResponse(Message):
 
 
 class ErrorResponse(Message):
-    """Body of every refusal: a stable code, what was wrong with which value, and what to do about it."""
+    """Body of every refusal: a stable code, what was wrong with which value, and what to do about it.
+
+    `server_time_s` comes with ``clock-skew``: seconds since the epoch, so that the device can correct its clock.
+    """
 
     code: str
     cause: str
     remedy: str
+    server_time_s: float | None = Field(default=None, ge=0, le=10**11)
 
 
 class Evaluation(Value):
@@ -226,7 +247,7 @@ class TaskStatus(Message):
     """The state of the whole task, read-only."""
 
     task_id: str
-    state: Literal["running", "finished"]
+    state: Literal["running", "paused", "finished"]
     reason: str
     rounds: tuple[RoundStatus, ...]
     devices: tuple[DeviceStatus, ...]

@@ -28,16 +28,18 @@ class DeviceOptions:
     """What kind of device this is.
 
     Attributes:
-        name: identity towards the server; the same name after a restart continues its work.
+        name: what people call it; its key is what the server knows it by.
         capabilities: what the server is told; the memory limit and the threads in it are what training gets.
         slowdown: every step takes this many times as long as the machine needs.
         checkpoint_every_s: seconds of training after which progress is kept.
+        enrolment_token: lets it in where it is not known yet.
     """
 
     name: str
     capabilities: Capabilities
     slowdown: float = 1.0
     checkpoint_every_s: float = 10.0
+    enrolment_token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class DeviceAgent:
     def _enrol(self) -> str:
         """Enrol, and check the local data against the family before any work is taken."""
         capabilities = self._options.capabilities
-        answer = self._client.enrol(self._options.name, capabilities)
+        answer = self._client.enrol(self._options.name, capabilities, token=self._options.enrolment_token)
         self._events.enrolled(self._options.name, capabilities, answer)
         num_labels = self._family.manifest(answer.manifest_sha256).task.num_labels
         check_labels(self._data.examples, num_labels=num_labels, source=self._data.source)

@@ -1,14 +1,17 @@
 """The HTTP client of a device: requests are retried, downloads resume, the link is no faster than the profile's."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from quadloom_runtime.blobs import BlobCache
+from quadloom_runtime.connection import ServerAddress, certificate_problem
 from quadloom_runtime.contract.wire import (
     Capabilities,
     CheckInRequest,
@@ -21,6 +24,7 @@ from quadloom_runtime.contract.wire import (
     ReportResponse,
 )
 from quadloom_runtime.crash_points import reach
+from quadloom_runtime.device.identity import CONTENT_SHA256, RequestSigner
 from quadloom_runtime.device.retry import PatienceExhaustedError, R, Retry, TryAgainError
 from quadloom_runtime.durable_files import make_folder, using
 from quadloom_runtime.errors import QuadloomError
@@ -69,32 +73,46 @@ class ServerClient:
     """Speaks the protocol of `contract.wire` with one server.
 
     Args:
-        server: its address, e.g. ``http://127.0.0.1:8765``.
-        sleep: waits; replaced in tests.
+        server: its address.
+        key: signs every request.
+        sleep, clock: replaced in tests.
 
     Raises:
-        QuadloomError: `server` is not an address.
+        QuadloomError: the certificates to trust cannot be read.
     """
 
     def __init__(
         self,
-        server: str,
+        server: ServerAddress,
+        key: Ed25519PrivateKey,
         *,
         link: Link = Link(),
         retry: Retry = Retry(),  # noqa: B008 - frozen
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.traffic = Traffic()
-        self._server, self._link, self._retry, self._sleep = server, link, retry, sleep
-        self._http = httpx.Client(base_url=_checked(server), timeout=TIMEOUT_S)
+        self._server, self._link, self._retry, self._sleep = server.url, link, retry, sleep
+        self._signer = RequestSigner(key, clock=clock)
+        self._http = server.connect(timeout_s=TIMEOUT_S, auth=self._signer)
 
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
 
-    def enrol(self, name: str, capabilities: Capabilities) -> EnrolResponse:
-        """Introduce this device; again under the same name updates its capabilities."""
-        return self._message("/v1/devices", EnrolRequest(name=name, capabilities=capabilities), EnrolResponse)
+    def enrol(self, name: str, capabilities: Capabilities, *, token: str | None = None) -> EnrolResponse:
+        """Introduce this device; again with the same key updates its capabilities.
+
+        Args:
+            token: lets a device in that the server does not know yet.
+        """
+        self._signer.key_id = self._signer.public_key  # the server may have forgotten the id, or given none yet
+        request = EnrolRequest(
+            name=name, capabilities=capabilities, public_key=self._signer.public_key, enrolment_token=token
+        )
+        answer = self._message("/v1/devices", request, EnrolResponse)
+        self._signer.key_id = answer.device_id
+        return answer
 
     def check_in(self, device_id: str) -> CheckInResponse:
         """Ask for work."""
@@ -158,7 +176,10 @@ class ServerClient:
         def send() -> httpx.Response:
             self._pace(len(content), self._link.upload_bytes_per_s)
             headers = {"content-type": media_type, "content-length": str(len(content))}
-            response = self._http.request(method, path, content=_in_parts(content), headers=headers)
+            extensions = {CONTENT_SHA256: hashlib.sha256(content).digest()}
+            response = self._http.request(
+                method, path, content=InParts(content), headers=headers, extensions=extensions
+            )
             self.traffic.up_bytes += len(content)
             self.traffic.down_bytes += len(response.content)
             if not response.is_success:
@@ -168,8 +189,20 @@ class ServerClient:
         return self._patiently(send)
 
     def _patiently(self, attempt: Callable[[], R], *, progress: Callable[[], int] = lambda: 0) -> R:
+        def verified() -> R:
+            try:
+                return attempt()
+            except httpx.ConnectError as error:
+                problem = certificate_problem(error)
+                if problem is None:
+                    raise
+                raise QuadloomError(
+                    f"the certificate of {self._server} is not trusted: {problem}",
+                    remedy="name the server as its certificate does; a private authority's goes into --tls-ca",
+                ) from None
+
         try:
-            return self._retry.run(attempt, progress=progress)
+            return self._retry.run(verified, progress=progress)
         except PatienceExhaustedError as error:
             raise ServerUnreachableError(
                 f"the server {self._server} did not answer for {self._retry.patience_s:g} s: {error}",
@@ -181,21 +214,17 @@ class ServerClient:
             self._sleep(size_bytes / bytes_per_s)
 
 
-def _checked(server: str) -> httpx.URL:
-    try:
-        url = httpx.URL(server)
-    except httpx.InvalidURL as error:
-        raise QuadloomError(f"{server!r} is not an address: {error}", remedy="give one like http://HOST:PORT") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise QuadloomError(f"{server!r} is not an HTTP address", remedy="give one like http://HOST:PORT")
-    return url
+@dataclass(frozen=True)
+class InParts:
+    """A body that leaves in parts, and may be sent again."""
 
+    content: bytes
 
-def _in_parts(content: bytes) -> Iterator[bytes]:
-    for start in range(0, len(content), PART_BYTES):
-        if start:
-            reach("upload-half-sent")
-        yield content[start : start + PART_BYTES]
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self.content), PART_BYTES):
+            if start:
+                reach("upload-half-sent")
+            yield self.content[start : start + PART_BYTES]
 
 
 def _raise_for(response: httpx.Response) -> None:

@@ -12,12 +12,16 @@ from fastapi.responses import HTMLResponse
 from quadloom_runtime import __version__
 from quadloom_runtime.contract.wire import TaskStatus
 from quadloom_server.aggregation.validation import largest_update_bytes
+from quadloom_server.api.admin import admin_routes
+from quadloom_server.api.authentication import Authentication
 from quadloom_server.api.blobs import BlobCatalogue, blob_routes
 from quadloom_server.api.body_limit import BodyLimit
 from quadloom_server.api.devices import device_routes
 from quadloom_server.api.refusals import install_refusals
 from quadloom_server.api.status_page import status_page
 from quadloom_server.rounds.machine import Rounds
+from quadloom_server.trust.authentication import RequestAuthenticator
+from quadloom_server.trust.nonces import NonceLog
 
 TICK_S = 0.25
 logger = logging.getLogger("quadloom_server")
@@ -38,9 +42,14 @@ def create_app(rounds: Rounds, *, tick: Callable[[], None] | None = None) -> Fas
         task.cancel()
 
     app = FastAPI(title="Quadloom server", version=__version__, lifespan=ticking)
+    authenticator = RequestAuthenticator(
+        sessions=rounds.state.quick_sessions, nonces=NonceLog(rounds.state.quick_sessions), clock=rounds.clock
+    )
+    app.add_middleware(Authentication, authenticator=authenticator, admin_token=rounds.state.admin_token)
     app.add_middleware(BodyLimit, limit_bytes=largest_update_bytes(rounds.family.manifest.parameters))
     install_refusals(app)
     app.include_router(device_routes(rounds))
+    app.include_router(admin_routes(rounds))
     app.include_router(blob_routes(BlobCatalogue(rounds.family, rounds.state)))
 
     @app.get("/v1/task")

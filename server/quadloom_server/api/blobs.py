@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
 from quadloom_runtime.crash_points import reach
 from quadloom_server.adapters import MEDIA_TYPE as ADAPTER_MEDIA_TYPE
+from quadloom_server.api.authentication import signature_of
 from quadloom_server.api.byte_range import requested_range
 from quadloom_server.errors import RefusedRequestError
 from quadloom_server.family import ServedFamily
@@ -71,7 +72,7 @@ class BlobCatalogue:
 
 def blob_routes(catalogue: BlobCatalogue) -> APIRouter:
     """The routes of blobs."""
-    router = APIRouter()
+    router = APIRouter(dependencies=[Depends(signature_of)])
 
     @router.api_route("/v1/blobs/{sha256}", methods=["GET", "HEAD"], response_class=Response)
     def get_blob(

@@ -12,6 +12,8 @@ from quadloom_runtime.contract.wire import (
     ReportResponse,
 )
 from quadloom_runtime.crash_points import reach
+from quadloom_server.api.authentication import OwnDeviceId, VerifiedSignature
+from quadloom_server.errors import RefusedRequestError
 from quadloom_server.rounds.machine import Rounds
 
 SAFETENSORS_BODY = {
@@ -28,20 +30,28 @@ def device_routes(rounds: Rounds) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.post("/devices")
-    def enrol(request: EnrolRequest) -> EnrolResponse:
-        answer = rounds.enrol(request)
+    def enrol(message: EnrolRequest, signature: VerifiedSignature) -> EnrolResponse:
+        if message.public_key != signature.key_id:
+            raise RefusedRequestError(
+                "the request is signed by another key than the one that it enrols",
+                remedy="name the key that signs, both as public_key and as keyid",
+                code="bad-signature",
+                http_status=401,
+            )
+        answer = rounds.enrol(message, signature)
         reach("enrolled-before-answer")
         return answer
 
     @router.post("/devices/{device_id}/check-in")
-    def check_in(device_id: str, _request: CheckInRequest) -> CheckInResponse:
+    def check_in(device_id: OwnDeviceId, _request: CheckInRequest) -> CheckInResponse:
         answer = rounds.check_in(device_id)
         if answer.assignment is not None:
             reach("assignment-committed-before-answer")
         return answer
 
     @router.put("/assignments/{assignment_id}/update", openapi_extra=SAFETENSORS_BODY)
-    async def report_update(assignment_id: str, request: Request) -> ReportResponse:
+    async def report_update(assignment_id: str, request: Request, signature: VerifiedSignature) -> ReportResponse:
+        await run_in_threadpool(rounds.require_own, assignment_id, device_id=signature.key_id)
         with rounds.state.uploads.receiving() as growing:
             async for chunk in request.stream():
                 await run_in_threadpool(growing.write, chunk)
@@ -52,7 +62,8 @@ def device_routes(rounds: Rounds) -> APIRouter:
         return answer
 
     @router.post("/assignments/{assignment_id}/failure")
-    def report_failure(assignment_id: str, report: FailureReport) -> ReportResponse:
+    def report_failure(assignment_id: str, report: FailureReport, signature: VerifiedSignature) -> ReportResponse:
+        rounds.require_own(assignment_id, device_id=signature.key_id)
         return rounds.report_failure(assignment_id, report)
 
     return router

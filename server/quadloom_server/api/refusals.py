@@ -30,6 +30,8 @@ def install_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def unroutable(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, RefusedRequestError):  # FastAPI hides what is raised while it reads a body
+            return refusal(error.__cause__)
         codes = {404: "unknown-path", 405: "wrong-method"}
         cause = f"{request.method} {request.url.path}: {error.detail}"
         code = codes.get(error.status_code, "bad-request")
@@ -47,11 +49,19 @@ def install_refusals(app: FastAPI) -> None:
 
 def refusal(error: RefusedRequestError) -> JSONResponse:
     """The answer that a refusal becomes."""
-    return _response(error.http_status, error.code, error.cause, error.remedy, error.headers)
+    return _response(
+        error.http_status, error.code, error.cause, error.remedy, error.headers, server_time_s=error.server_time_s
+    )
 
 
 def _response(
-    status: int, code: str, cause: str, remedy: str, headers: Mapping[str, str] | None = None
+    status: int,
+    code: str,
+    cause: str,
+    remedy: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    server_time_s: float | None = None,
 ) -> JSONResponse:
-    body = ErrorResponse(code=code, cause=cause, remedy=remedy)
+    body = ErrorResponse(code=code, cause=cause, remedy=remedy, server_time_s=server_time_s)
     return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)

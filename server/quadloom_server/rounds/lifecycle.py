@@ -2,6 +2,7 @@
 
 from sqlalchemy.orm import Session
 
+from quadloom_server.rounds import control
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.queries import (
@@ -16,7 +17,12 @@ from quadloom_server.store.tables import Round
 
 
 def advance(turn: Turn, policy: RoundPolicy) -> None:
-    """Do what is due at this time: open the next round, extend the open one, or start closing it."""
+    """Do what is due at this time: open the next round, extend the open one, or start closing it.
+
+    Nothing is while the owner has paused or ended the task.
+    """
+    if control.is_paused(turn.session) or control.is_ended(turn.session):
+        return
     current = latest_round(turn.session)
     if current is None or current.state == "closed":
         _open_next(turn, policy, after=current)
@@ -27,9 +33,11 @@ def advance(turn: Turn, policy: RoundPolicy) -> None:
 def finished_reason(session: Session, policy: RoundPolicy) -> str | None:
     """Why no more work will come, None while some will.
 
-    Nothing is stored for this: a server that is restarted with more rounds goes on.
+    Nothing is stored for this, unless the owner ended the task: a server that is restarted with more rounds goes on.
     """
     last = latest_round(session)
+    if control.is_ended(session) and (last is None or last.state != "closing"):
+        return control.ENDED
     if last is None or last.state != "closed":
         return None
     evaluation = round_evaluation(session, last.number)

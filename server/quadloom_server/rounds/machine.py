@@ -9,12 +9,12 @@ meanwhile are told when to come back.
 
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from quadloom_runtime.contract.signatures import RequestSignature
 from quadloom_runtime.contract.wire import (
     Assignment,
     CheckInResponse,
@@ -27,15 +27,15 @@ from quadloom_runtime.contract.wire import (
 )
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
-from quadloom_runtime.units import format_bytes
 from quadloom_server.aggregation.validation import InvalidUpdateError, UpdateBounds, read_update
-from quadloom_server.errors import UnknownAssignmentError, UnknownDeviceError
+from quadloom_server.errors import NotYourAssignmentError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.planning.plan import Planner, deepest_that_fits
-from quadloom_server.rounds import reports
+from quadloom_server.rounds import control, reports
 from quadloom_server.rounds.assigning import assignment_message
 from quadloom_server.rounds.bounds import update_bounds
 from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation
+from quadloom_server.rounds.enrolling import enrol_device
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
 from quadloom_server.rounds.lifecycle import advance, finished_reason
 from quadloom_server.rounds.policy import RoundPolicy
@@ -77,7 +77,7 @@ class Rounds:
     def start(self) -> None:
         """Continue where the state is: evaluate the initial adapter if nobody has, close a round that was closing."""
         self._remove_unneeded_blobs()
-        with self._turn() as turn:
+        with self.turn() as turn:
             evaluated = queries.round_evaluation(turn.session, 0) is not None
             current = queries.latest_round(turn.session)
             if current is not None:
@@ -89,27 +89,17 @@ class Rounds:
 
     def tick(self) -> None:
         """Let time act: deadlines pass also when no device calls."""
-        with self._turn() as turn:
+        with self.turn() as turn:
             advance(turn, self.policy)
 
-    def enrol(self, request: EnrolRequest) -> EnrolResponse:
-        """Register a device, or take the new capabilities of a known one."""
-        with self._turn() as turn:
-            capabilities = request.capabilities.model_dump(mode="json")
-            device = queries.device_named(turn.session, request.name)
-            if device is None:
-                device = tables.Device(id=str(uuid.uuid4()), name=request.name, enrolled_at_s=turn.now_s)
-                turn.session.add(device)
-                profile = request.capabilities.profile or "no profile"
-                memory = format_bytes(request.capabilities.memory_limit_bytes)
-                turn.events.append(f"enrolled {request.name} ({profile}, {memory})")
-            elif device.capabilities != capabilities:
-                # What it holds was planned for another device.
-                queries.expire_open_assignments(turn.session, device_id=device.id)
-                turn.events.append(f"{request.name} has new capabilities")
-            device.capabilities = capabilities
-            device.seen_at_s = turn.now_s
-            turn.session.flush()
+    def enrol(self, request: EnrolRequest, signature: RequestSignature) -> EnrolResponse:
+        """Register a device, or take the new capabilities of a known one.
+
+        Raises:
+            RefusedRequestError: it may not come in; see `enrol_device`.
+        """
+        with self.turn() as turn:
+            device = enrol_device(turn, request, signature)
             advance(turn, self.policy)
             return EnrolResponse(device_id=device.id, manifest_sha256=self.family.manifest_sha256)
 
@@ -119,16 +109,17 @@ class Rounds:
         Raises:
             UnknownDeviceError: this device never enrolled.
         """
-        with self._turn() as turn:
+        with self.turn() as turn:
             device = turn.session.get(tables.Device, device_id)
             if device is None:
                 raise UnknownDeviceError(device_id)
-            device.seen_at_s = turn.now_s
             advance(turn, self.policy)
             finished = finished_reason(turn.session, self.policy)
             if finished is not None:
                 self.told_finished.add(device_id)
                 return CheckInResponse(task_state="finished", assignment=None, retry_after_s=0, reason=finished)
+            if control.is_paused(turn.session):
+                return self._come_back(control.PAUSED).model_copy(update={"task_state": "paused"})
             current = queries.latest_round(turn.session)
             if current is None or current.state != "open":
                 return self._come_back(self._why_no_round(turn, current))
@@ -151,7 +142,7 @@ class Rounds:
         Raises:
             UnknownAssignmentError: no such assignment.
         """
-        with self._turn() as turn:
+        with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
             settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
             if settled is not None:
@@ -164,7 +155,7 @@ class Rounds:
             rejected = ReportResponse(status="rejected", reason=error.cause, retry_after_s=self.policy.retry_after_s)
             return self._fail(assignment_id, answer=rejected, kind="rejected", message=error.cause)
         sync_file(upload.path)
-        with self._turn() as turn:
+        with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
             settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
             if settled is not None:
@@ -184,6 +175,20 @@ class Rounds:
         """
         noted = ReportResponse(status="accepted", reason="failure noted", retry_after_s=self.policy.retry_after_s)
         return self._fail(assignment_id, answer=noted, kind=report.kind, message=report.message)
+
+    def require_own(self, assignment_id: str, *, device_id: str) -> None:
+        """Check that the assignment is this device's.
+
+        Raises:
+            UnknownAssignmentError: no such assignment.
+            NotYourAssignmentError: it is another device's.
+        """
+        with self.state.sessions() as session:
+            row = session.get(tables.Assignment, assignment_id)
+            if row is None:
+                raise UnknownAssignmentError(assignment_id)
+            if row.device_id != device_id:
+                raise NotYourAssignmentError(assignment_id)
 
     def task_status(self) -> TaskStatus:
         """Everything that people see."""
@@ -209,7 +214,7 @@ class Rounds:
         )
         self.state.adapters.point_latest(number)
         reach("adapter-written-before-commit")
-        with self._turn() as turn:
+        with self.turn() as turn:
             close_round(turn, number, adapter, evaluation)
             advance(turn, self.policy)
             finished = finished_reason(turn.session, self.policy)
@@ -220,13 +225,13 @@ class Rounds:
 
     def _remove_unneeded_blobs(self) -> None:
         """Remove updates that are folded into a durable adapter, and what a killed server stored but never counted."""
-        with self._turn() as turn:
+        with self.turn() as turn:
             updates = queries.updates_to_keep(turn.session, also_closed=self.policy.keep_updates)
             self.state.blobs.keep_only(updates | {self.family.manifest_sha256})
 
     def _evaluate_initial(self, evaluator: Evaluator) -> None:
         evaluation = evaluate_checked(evaluator, self.state.adapters.read(0), round_number=0)
-        with self._turn() as turn:
+        with self.turn() as turn:
             record_evaluation(turn.session, 0, evaluation)
             turn.events.append(
                 f"initial adapter: accuracy {evaluation.accuracy:.4f}, loss {evaluation.loss:.4f} "
@@ -234,7 +239,7 @@ class Rounds:
             )
 
     def _fail(self, assignment_id: str, *, answer: ReportResponse, kind: str, message: str) -> ReportResponse:
-        with self._turn() as turn:
+        with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
             settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
             if settled is not None:
@@ -277,7 +282,7 @@ class Rounds:
         return row
 
     @contextmanager
-    def _turn(self) -> Iterator[Turn]:
+    def turn(self) -> Iterator[Turn]:
         """One transaction at a time; what follows from it happens after the commit, outside the lock."""
         with self._lock, self.state.sessions.begin() as session:
             turn = Turn(session, self.clock())

@@ -2,6 +2,7 @@
 
 from quadloom_runtime.contract.wire import ReportResponse
 from quadloom_server.aggregation.validation import Update
+from quadloom_server.rounds import control
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.queries import expire_open_assignments, has_accepted_update, member_key
 from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round
@@ -23,6 +24,8 @@ def already_settled(turn: Turn, row: Assignment, *, retry_after_s: float) -> Rep
             reason=f"this assignment already ended with a failure ({row.failure_kind})",
             retry_after_s=retry_after_s,
         )
+    if control.is_ended(turn.session):
+        return ReportResponse(status="late", reason=control.ENDED, retry_after_s=retry_after_s)
     current = turn.session.get_one(Round, row.round_number)
     if current.state != "open":
         return ReportResponse(

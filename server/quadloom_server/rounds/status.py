@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.contract.wire import Capabilities, DeviceStatus, Evaluation, RoundStatus, TaskStatus
 from quadloom_server.adapters import tensors_reference
+from quadloom_server.rounds import control
 from quadloom_server.rounds.lifecycle import finished_reason
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.store.queries import member_key, round_progress
@@ -26,11 +27,11 @@ def task_status(session: Session, *, task_id: str, policy: RoundPolicy, now_s: f
         for each in session.scalars(select(RoundEvaluation))
     }
     rounds = session.scalars(select(Round).order_by(Round.number)).all()
-    finished = finished_reason(session, policy)
+    finished, paused = finished_reason(session, policy), control.is_paused(session)
     return TaskStatus(
         task_id=task_id,
-        state="running" if finished is None else "finished",
-        reason=finished or _running_reason(rounds[-1] if rounds else None, policy),
+        state="finished" if finished is not None else "paused" if paused else "running",
+        reason=finished or (control.PAUSED if paused else _running_reason(rounds[-1] if rounds else None, policy)),
         rounds=tuple(_round_status(session, each, evaluations.get(each.number), now_s) for each in rounds),
         devices=_device_statuses(session),
         initial_evaluation=evaluations.get(0),
@@ -112,7 +113,7 @@ def _device_status(device: Device, assignment: Assignment | None, totals: Totals
         profile=capabilities.profile,
         memory_limit_bytes=capabilities.memory_limit_bytes,
         member=None if assignment is None else member_key(assignment),
-        state="enrolled" if assignment is None else assignment.state,
+        state=_device_state(device, assignment),
         round_index=None if assignment is None else assignment.round_number,
         rounds_accepted=totals.updates,
         peak_step_bytes=totals.peak_step_bytes,
@@ -120,3 +121,9 @@ def _device_status(device: Device, assignment: Assignment | None, totals: Totals
         bytes_down=totals.bytes_down,
         bytes_up=totals.bytes_up,
     )
+
+
+def _device_state(device: Device, assignment: Assignment | None) -> str:
+    if device.revoked_at_s is not None:
+        return "revoked"
+    return "enrolled" if assignment is None else assignment.state

@@ -1,5 +1,7 @@
 """Opens the database by URL: SQLite by default, any other by its SQLAlchemy driver."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
@@ -12,14 +14,20 @@ from quadloom_server.store.tables import Base
 
 SQLITE_SETTINGS = (
     "PRAGMA journal_mode = WAL",  # readers (the status page) never wait for a writer
-    "PRAGMA synchronous = FULL",  # an accepted update survives a power cut, not only a killed process
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 10000",
 )
+# A commit is on the disk when it returns, so that an accepted update survives a power cut, or it is with the operating
+# system, which survives a killed process and costs no wait for the disk.
+DURABLE = {"sqlite": "PRAGMA synchronous = FULL", "postgresql": "SET synchronous_commit TO on"}
+QUICK = {"sqlite": "PRAGMA synchronous = NORMAL", "postgresql": "SET synchronous_commit TO off"}
 
 
-def open_database(url: str) -> sessionmaker[Session]:
+def open_database(url: str, *, durable: bool = True) -> sessionmaker[Session]:
     """Connect, create the tables that are missing, and give the factory of sessions.
+
+    Args:
+        durable: whether commits must survive a power cut, or only a killed process.
 
     Raises:
         QuadloomError: the URL is wrong, its driver is missing, or the database cannot be used.
@@ -31,8 +39,9 @@ def open_database(url: str) -> sessionmaker[Session]:
             f"the database URL {url!r} cannot be used: {error}",
             remedy="give a SQLAlchemy URL such as sqlite:////path/to/server.db, and install its driver",
         ) from None
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
+    dialect = engine.dialect.name
+    settings = [*(SQLITE_SETTINGS if dialect == "sqlite" else ()), (DURABLE if durable else QUICK).get(dialect)]
+    event.listen(engine, "connect", partial(_configure, [each for each in settings if each]))
     event.listen(engine, "handle_error", name_the_file)
     try:
         Base.metadata.create_all(engine)
@@ -53,8 +62,9 @@ def _check_pages(engine: Engine) -> None:
         raise DamagedDatabaseError(engine.url.database, str(problem))
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
+def _configure(settings: Sequence[str], connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for setting in SQLITE_SETTINGS:
+    for setting in settings:
         cursor.execute(setting)
     cursor.close()
+    connection.commit()  # PostgreSQL takes a setting back with its transaction

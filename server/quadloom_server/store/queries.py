@@ -6,7 +6,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from quadloom_runtime.contract.manifest import MemberKey
-from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round, RoundEvaluation
+from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round, RoundEvaluation, Task
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,19 @@ class Progress:
     failed: int = 0
 
 
+def the_task(session: Session) -> Task:
+    """The task whose state this database is."""
+    return session.scalars(select(Task)).one()
+
+
 def device_count(session: Session) -> int:
-    """Number of enrolled devices."""
-    return session.scalar(select(func.count()).select_from(Device)) or 0
+    """Number of enrolled devices, revoked ones not counted."""
+    return session.scalar(select(func.count()).select_from(Device).where(Device.revoked_at_s.is_(None))) or 0
 
 
 def device_named(session: Session, name: str) -> Device | None:
-    """The device that enrolled under this name."""
-    return session.scalar(select(Device).where(Device.name == name))
+    """The device that has this name now."""
+    return session.scalar(select(Device).where(Device.name == name, Device.revoked_at_s.is_(None)))
 
 
 def latest_round(session: Session) -> Round | None:

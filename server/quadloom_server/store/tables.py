@@ -13,24 +13,71 @@ class Base(DeclarativeBase):
 
 
 class Task(Base):
-    """One row: what this state is the state of."""
+    """One row: what this state is the state of, and what its owner wants: running, paused or ended.
+
+    `paused_at_s` is when the current pause began; deadlines stand still from then on.
+    """
 
     __tablename__ = "task"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     schema_version: Mapped[int]
     family_identity: Mapped[str] = mapped_column(String(64))
     created_at_s: Mapped[float]
+    control: Mapped[str] = mapped_column(String(8), default="running")
+    paused_at_s: Mapped[float | None]
+
+
+class EnrolmentToken(Base):
+    """Lets devices in that nobody knows yet. Only its hash is here; the token itself was shown once.
+
+    `max_uses` and `expires_at_s` are None for no bound.
+    """
+
+    __tablename__ = "enrolment_tokens"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    note: Mapped[str] = mapped_column(String(200))
+    uses: Mapped[int]
+    max_uses: Mapped[int | None]
+    created_at_s: Mapped[float]
+    expires_at_s: Mapped[float | None]
+    revoked_at_s: Mapped[float | None]
 
 
 class Device(Base):
-    """One enrolled device with the capabilities that it last stated."""
+    """One enrolled device with the capabilities that it last stated. Its key is its identity, for good.
+
+    A name belongs to one device at a time; that of a revoked device is free again.
+    """
 
     __tablename__ = "devices"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(64))
+    public_key: Mapped[str] = mapped_column(String(44), unique=True)
+    token_id: Mapped[str] = mapped_column(ForeignKey("enrolment_tokens.id"))
     capabilities: Mapped[dict[str, Any]] = mapped_column(JSON)
     enrolled_at_s: Mapped[float]
     seen_at_s: Mapped[float]
+    revoked_at_s: Mapped[float | None]
+    __table_args__ = (
+        Index(
+            "one_device_per_name",
+            "name",
+            unique=True,
+            sqlite_where=text("revoked_at_s IS NULL"),
+            postgresql_where=text("revoked_at_s IS NULL"),
+        ),
+    )
+
+
+class UsedNonce(Base):
+    """A nonce that a key has used, kept for as long as the request that it came with could be sent again."""
+
+    __tablename__ = "used_nonces"
+    key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    nonce: Mapped[str] = mapped_column(String(24), primary_key=True)
+    created_at_s: Mapped[int] = mapped_column(BigInteger, index=True)
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class Round(Base):

@@ -49,7 +49,8 @@ class Resolver(HTTPSignatureKeyResolver):  # type: ignore[misc]
 
 def signed(method: str, target: str, content: bytes, *, nonce: bytes = bytes(16), **changed: Any) -> dict[str, str]:
     fields = {"key_id": "device-1", "created_s": NOW_S} | changed
-    return sign(KEY, method=method, target=target, content=content, nonce=nonce, **fields)
+    digest = hashlib.sha256(content).digest()
+    return sign(KEY, method=method, target=target, content_sha256=digest, nonce=nonce, **fields)
 
 
 def parsed(headers: dict[str, str]) -> RequestSignature:

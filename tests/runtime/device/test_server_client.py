@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quadloom_runtime.blobs import BlobCache
+from quadloom_runtime.connection import ServerAddress
 from quadloom_runtime.contract.wire import Capabilities, FailureReport
 from quadloom_runtime.device.client import Link, RefusedError, ServerClient, ServerUnreachableError
 from quadloom_runtime.device.retry import Retry
@@ -16,12 +18,13 @@ from quadloom_runtime.errors import QuadloomError
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 CAPABILITIES = Capabilities(formats=("onnx",), memory_limit_bytes=1, threads=1, examples=1)
+KEY = Ed25519PrivateKey.generate()
 AT_ONCE = Retry(patience_s=60, sleep=lambda _seconds: None)
 
 
 @pytest.fixture
 def client(server: Any) -> Iterator[ServerClient]:
-    client = ServerClient(server.url, retry=AT_ONCE)
+    client = ServerClient(ServerAddress(server.url), KEY, retry=AT_ONCE)
     yield client
     client.close()
 
@@ -44,7 +47,7 @@ def test_a_download_goes_on_in_another_process_run(server: Any, tmp_path: Path) 
     partial = cache.partial_path(sha256)
     partial.parent.mkdir(parents=True)
     partial.write_bytes(CONTENT[:900_000])
-    fresh = ServerClient(server.url, retry=AT_ONCE)
+    fresh = ServerClient(ServerAddress(server.url), KEY, retry=AT_ONCE)
     fresh.download(sha256, cache)
     fresh.close()
     assert cache.path(sha256).read_bytes() == CONTENT
@@ -116,15 +119,15 @@ def test_an_absent_server_is_an_error_that_names_address_and_cause() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    client = ServerClient(f"http://127.0.0.1:{port}", retry=Retry(patience_s=0.2))
+    client = ServerClient(ServerAddress(f"http://127.0.0.1:{port}"), KEY, retry=Retry(patience_s=0.2))
     with pytest.raises(ServerUnreachableError, match=f"127.0.0.1:{port}.*refused"):
         client.enrol("d1", CAPABILITIES)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8765", "ftp://host", "http://", "nonsense", "http://host:port"])
+@pytest.mark.parametrize("address", ["127.0.0.1:8765", "ftp://host", "http://", "nonsense", "https://host:port"])
 def test_what_is_no_address_is_refused_at_once(address: str) -> None:
     with pytest.raises(QuadloomError) as caught:
-        ServerClient(address)
+        ServerAddress(address)
     assert repr(address) in caught.value.cause
 
 
@@ -136,7 +139,9 @@ def test_an_answer_that_is_not_the_message_is_an_error(server: Any, client: Serv
 
 def test_the_link_takes_as_long_as_its_speed_asks_for(server: Any, tmp_path: Path) -> None:
     slept: list[float] = []
-    client = ServerClient(server.url, link=Link(500_000, 250_000), retry=AT_ONCE, sleep=slept.append)
+    client = ServerClient(
+        ServerAddress(server.url), KEY, link=Link(500_000, 250_000), retry=AT_ONCE, sleep=slept.append
+    )
     client.download(server.offer(CONTENT), BlobCache(tmp_path))
     assert sum(slept) == pytest.approx(2.0)
     assert len(slept) > 5, "the pauses lie between the chunks, so that the device does not seem dead"

@@ -21,7 +21,9 @@ def task(make_task: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def client(task: Any) -> Iterator[TestClient]:
+    (device,) = task.enrol("reader")
     with TestClient(create_app(task.rounds)) as client:
+        client.auth = task.auth("reader", device)
         yield client
 
 

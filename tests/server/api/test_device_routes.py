@@ -22,6 +22,7 @@ CAPABILITIES = {
     "examples": 10,
     "profile": "<script>alert(1)</script>",
 }
+Enrol = Callable[..., Any]
 
 
 @pytest.fixture
@@ -35,8 +36,19 @@ def client(task: Any) -> Iterator[TestClient]:
         yield client
 
 
-def enrol(client: TestClient, **changed: Any) -> Any:
-    return client.post("/v1/devices", json={"name": "phone", "capabilities": CAPABILITIES | changed})
+@pytest.fixture
+def enrol(task: Any, client: TestClient) -> Enrol:
+    """Enrol the device that then signs the client's requests."""
+    auth = task.auth("phone")
+    client.auth = auth
+
+    def enrol_phone(**changed: Any) -> Any:
+        message = {"name": "phone", "capabilities": CAPABILITIES | changed, "public_key": auth.public_key}
+        answer = client.post("/v1/devices", json=message | {"enrolment_token": task.token()})
+        auth.device_id = answer.json().get("device_id", "")
+        return answer
+
+    return enrol_phone
 
 
 def refusal(answer: Any, status: int) -> ErrorResponse:
@@ -44,8 +56,8 @@ def refusal(answer: Any, status: int) -> ErrorResponse:
     return ErrorResponse.model_validate(answer.json())
 
 
-def test_a_device_enrols_trains_reports_and_hears_the_end(task: Any, client: TestClient) -> None:
-    enrolled = EnrolResponse.model_validate(enrol(client).json())
+def test_a_device_enrols_trains_reports_and_hears_the_end(task: Any, client: TestClient, enrol: Enrol) -> None:
+    enrolled = EnrolResponse.model_validate(enrol().json())
     check_in = f"/v1/devices/{enrolled.device_id}/check-in"
     assignment = CheckInResponse.model_validate(client.post(check_in, json={}).json()).assignment
     assert assignment is not None
@@ -69,8 +81,8 @@ def test_a_device_enrols_trains_reports_and_hears_the_end(task: Any, client: Tes
     assert status.rounds[0].evaluation is not None
 
 
-def test_a_failure_report_leads_to_a_smaller_member(client: TestClient) -> None:
-    check_in = f"/v1/devices/{enrol(client).json()['device_id']}/check-in"
+def test_a_failure_report_leads_to_a_smaller_member(client: TestClient, enrol: Enrol) -> None:
+    check_in = f"/v1/devices/{enrol().json()['device_id']}/check-in"
     first = client.post(check_in, json={}).json()["assignment"]
     report = {"kind": "out-of-memory", "message": "step did not fit"}
     answer = client.post(f"/v1/assignments/{first['assignment_id']}/failure", json=report)
@@ -79,8 +91,8 @@ def test_a_failure_report_leads_to_a_smaller_member(client: TestClient) -> None:
     assert (first["member"]["quantized_layers"], second["member"]["quantized_layers"]) == (0, 1)
 
 
-def test_an_update_that_is_no_update_is_rejected_with_the_cause(client: TestClient) -> None:
-    check_in = f"/v1/devices/{enrol(client).json()['device_id']}/check-in"
+def test_an_update_that_is_no_update_is_rejected_with_the_cause(client: TestClient, enrol: Enrol) -> None:
+    check_in = f"/v1/devices/{enrol().json()['device_id']}/check-in"
     assignment = client.post(check_in, json={}).json()["assignment"]
     answer = client.put(f"/v1/assignments/{assignment['assignment_id']}/update", content=b"garbage")
     assert answer.status_code == 200
@@ -99,27 +111,32 @@ def test_an_update_that_is_no_update_is_rejected_with_the_cause(client: TestClie
     ],
 )
 def test_capabilities_out_of_range_are_refused_by_field_and_value(
-    client: TestClient, changed: dict[str, Any], words: str
+    enrol: Enrol, changed: dict[str, Any], words: str
 ) -> None:
-    found = refusal(enrol(client, **changed), 422)
+    found = refusal(enrol(**changed), 422)
     assert found.code == "invalid-request"
     assert words in found.cause
 
 
-def test_a_body_that_is_not_json_is_refused(client: TestClient) -> None:
+def test_a_body_that_is_not_json_is_refused(client: TestClient, enrol: Enrol) -> None:
+    enrol()
     found = refusal(client.post("/v1/devices", content=b"{", headers={"Content-Type": "application/json"}), 422)
     assert "JSON" in found.cause
 
 
-def test_unknown_ids_and_paths_are_refused(client: TestClient) -> None:
-    assert refusal(client.post("/v1/devices/nobody/check-in", json={}), 404).code == "unknown-device"
+def test_unknown_ids_and_paths_are_refused(client: TestClient, enrol: Enrol) -> None:
+    enrol()
     assert refusal(client.put("/v1/assignments/none/update", content=b""), 404).code == "unknown-assignment"
     assert refusal(client.get("/v1/nothing"), 404).code == "unknown-path"
     assert refusal(client.delete("/v1/task"), 405).code == "wrong-method"
 
 
-def test_a_body_above_the_limit_is_refused_by_its_stated_length_and_by_what_arrives(client: TestClient) -> None:
-    url = "/v1/assignments/none/update"
+def test_a_body_above_the_limit_is_refused_by_its_stated_length_and_by_what_arrives(
+    client: TestClient, enrol: Enrol
+) -> None:
+    check_in = f"/v1/devices/{enrol().json()['device_id']}/check-in"
+    assignment = client.post(check_in, json={}).json()["assignment"]
+    url = f"/v1/assignments/{assignment['assignment_id']}/update"
     found = refusal(client.put(url, content=b"x" * 1_000_000), 413)
     assert found.code == "body-too-large"
     chunks = (b"x" * 50_000 for _ in range(20))  # chunked: no Content-Length
@@ -140,9 +157,11 @@ def test_health_answers(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_the_status_page_shows_devices_and_rounds_and_escapes_what_devices_say(task: Any, client: TestClient) -> None:
+def test_the_status_page_shows_devices_and_rounds_and_escapes_what_devices_say(
+    task: Any, client: TestClient, enrol: Enrol
+) -> None:
     (device,) = task.enrol("tablet")
-    enrol(client)
+    enrol()
     mine = task.assignment(device)
     task.report(mine.assignment_id, task.content(mine, 0.5))
     task.run_background()

@@ -1,0 +1,158 @@
+"""Nobody gets past this who is not known: device requests are signed, admin requests carry the admin token."""
+
+import hashlib
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from quadloom_runtime.contract.signatures import CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT, RequestSignature
+from quadloom_server.api.refusals import refusal
+from quadloom_server.errors import RefusedRequestError
+from quadloom_server.trust.admin_token import AdminToken
+from quadloom_server.trust.authentication import RequestAuthenticator
+
+API, ADMIN_API, OPEN_API = "/v1/", "/v1/admin/", "/v1/task"
+WITHOUT_BODY = ("GET", "HEAD")
+
+
+class Authentication:
+    """ASGI middleware: below `API` only `OPEN_API` is for everybody. Routes see a request only after it has passed.
+
+    The signature is checked before the body is read, and its digest while it is read: a route that reads the body to
+    its end has the body that was signed.
+    """
+
+    def __init__(self, app: ASGIApp, *, authenticator: RequestAuthenticator, admin_token: AdminToken) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._admin_token = admin_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http" or not scope["path"].startswith(API) or scope["path"] == OPEN_API:
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        try:
+            if scope["path"].startswith(ADMIN_API):
+                self._require_admin(scope)
+                state["is_admin"] = True
+            else:
+                state["signature"] = await run_in_threadpool(self._signature, scope)
+                receive = _checked_body(receive, state["signature"])
+                if scope["method"] in WITHOUT_BODY:
+                    receive = await _read_ahead(receive)
+        except RefusedRequestError as error:
+            await _drain(receive)
+            await refusal(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _signature(self, scope: Scope) -> RequestSignature:
+        headers = Headers(scope=scope)
+        query = scope["query_string"].decode("latin-1")
+        return self._authenticator.authenticate(
+            method=scope["method"],
+            target=scope["raw_path"].decode("latin-1") + (f"?{query}" if query else ""),
+            content_digest=headers.getlist(CONTENT_DIGEST),
+            signature_input=headers.getlist(SIGNATURE_INPUT),
+            signature=headers.getlist(SIGNATURE),
+        )
+
+    def _require_admin(self, scope: Scope) -> None:
+        given = Headers(scope=scope).getlist("authorization")
+        if not given:
+            raise _not_admin("this needs the admin token", code="admin-token-required")
+        scheme, _, token = given[0].partition(" ")
+        if len(given) > 1 or scheme.lower() != "bearer" or not self._admin_token.is_token(token.encode("latin-1")):
+            raise _not_admin("this is not the admin token", code="invalid-admin-token")
+
+
+def _not_admin(cause: str, *, code: str) -> RefusedRequestError:
+    return RefusedRequestError(
+        cause,
+        remedy="send the content of the file admin-token in the server's state folder as `Authorization: Bearer TOKEN`",
+        code=code,
+        http_status=401,
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _checked_body(receive: Receive, signature: RequestSignature) -> Receive:
+    """Hash what is received; the last part of a body with another digest than the signed one is never handed on."""
+    received = hashlib.sha256()
+    is_complete = False
+
+    async def checked() -> Message:
+        nonlocal is_complete
+        message = await receive()
+        if message["type"] == "http.request" and not is_complete:
+            received.update(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
+            if is_complete and received.digest() != signature.content_sha256:
+                raise RefusedRequestError(
+                    f"the body has the SHA-256 {received.hexdigest()}, signed was {signature.content_sha256.hex()}",
+                    remedy="send the body that was signed, unchanged and whole",
+                    code="body-digest-mismatch",
+                    http_status=400,
+                )
+        return message
+
+    return checked
+
+
+async def _read_ahead(receive: Receive) -> Receive:
+    """Receive the body, which routes without one do not; nothing of it is kept but the fact that it has ended."""
+    messages = [await receive()]
+    while messages[-1].get("more_body", False):
+        messages = [await receive()]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+async def _drain(receive: Receive) -> None:
+    """Let the client finish sending, so that it reads the refusal instead of a broken connection."""
+    with suppress(RefusedRequestError):
+        while (await receive()).get("more_body", False):
+            pass
+
+
+def signature_of(request: Request) -> RequestSignature:
+    """The verified signature of the request."""
+    found: RequestSignature = request.state.signature
+    return found
+
+
+VerifiedSignature = Annotated[RequestSignature, Depends(signature_of)]
+
+
+def own_device_id(device_id: str, signature: VerifiedSignature) -> str:
+    """The device in the path, which must be the one that signed.
+
+    Raises:
+        RefusedRequestError: 403, it is another one.
+    """
+    if device_id != signature.key_id:
+        raise RefusedRequestError(
+            f"{signature.key_id!r} signed a request for the device {device_id[:100]!r}",
+            remedy="act on the device whose key signs, and on no other",
+            code="not-your-device",
+            http_status=403,
+        )
+    return device_id
+
+
+OwnDeviceId = Annotated[str, Depends(own_device_id)]
+
+
+def require_admin(request: Request) -> None:
+    """Fails if the middleware has not seen the admin token: an admin route that it does not guard must not answer."""
+    if request.state.is_admin is not True:
+        raise AssertionError("an admin route was reached without the admin token")

@@ -1,0 +1,80 @@
+"""Who may take part: a device that comes with a valid token, or one whose key is known already."""
+
+import uuid
+
+from sqlalchemy import select
+
+from quadloom_runtime.contract.signatures import RequestSignature
+from quadloom_runtime.contract.wire import EnrolRequest
+from quadloom_runtime.units import format_bytes
+from quadloom_server.errors import RefusedRequestError, RevokedDeviceError
+from quadloom_server.rounds.turn import Turn
+from quadloom_server.store.queries import device_named, expire_open_assignments
+from quadloom_server.store.tables import Device
+from quadloom_server.trust.nonces import use_nonce
+from quadloom_server.trust.tokens import redeem
+
+
+def enrol_device(turn: Turn, request: EnrolRequest, signature: RequestSignature) -> Device:
+    """Register a device under its key, or take the new name and capabilities of a known one.
+
+    The nonce is noted only for those who may come in: a stranger must not be able to fill the database.
+
+    Raises:
+        RefusedRequestError: no valid token, the name is another device's, or the request is a replay.
+        RevokedDeviceError: the key is shut out.
+    """
+    device = turn.session.scalar(select(Device).where(Device.public_key == request.public_key))
+    if device is None:
+        device = _admit(turn, request)
+    elif device.revoked_at_s is not None:
+        raise RevokedDeviceError(device.name)
+    else:
+        _update(turn, device, request)
+    use_nonce(turn.session, signature)
+    device.seen_at_s = turn.now_s
+    turn.session.flush()
+    return device
+
+
+def _admit(turn: Turn, request: EnrolRequest) -> Device:
+    token_id = redeem(turn.session, request.enrolment_token, now_s=turn.now_s)
+    _check_name(turn, request.name)
+    capabilities = request.capabilities
+    device = Device(
+        id=str(uuid.uuid4()),
+        name=request.name,
+        public_key=request.public_key,
+        token_id=token_id,
+        capabilities=capabilities.model_dump(mode="json"),
+        enrolled_at_s=turn.now_s,
+        seen_at_s=turn.now_s,
+    )
+    turn.session.add(device)
+    turn.session.flush()
+    memory = format_bytes(capabilities.memory_limit_bytes)
+    turn.events.append(f"enrolled {request.name} ({capabilities.profile or 'no profile'}, {memory})")
+    return device
+
+
+def _update(turn: Turn, device: Device, request: EnrolRequest) -> None:
+    if device.name != request.name:
+        _check_name(turn, request.name)
+        turn.events.append(f"{device.name} is now called {request.name}")
+        device.name = request.name
+    capabilities = request.capabilities.model_dump(mode="json")
+    if device.capabilities != capabilities:
+        # What it holds was planned for another device.
+        expire_open_assignments(turn.session, device_id=device.id)
+        turn.events.append(f"{request.name} has new capabilities")
+        device.capabilities = capabilities
+
+
+def _check_name(turn: Turn, name: str) -> None:
+    if device_named(turn.session, name) is not None:
+        raise RefusedRequestError(
+            f"another device is called {name!r}",
+            remedy="choose another --name, or have the owner of the fleet revoke the device that has it",
+            code="name-taken",
+            http_status=409,
+        )
