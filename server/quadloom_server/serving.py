@@ -45,18 +45,22 @@ def run_server(
     finished = _WatchFinished(rounds) if exit_when_finished else None
 
     def tick() -> None:
+        if background.failure is not None:
+            server.should_exit = True
+            return
         try:
             rounds.tick()
-            is_over = finished is not None and finished.is_over()
+            if finished is not None and finished.is_over():
+                server.should_exit = True
         except DamagedDatabaseError as error:
-            background.failure = background.failure or error
-            is_over = True
-        finally:
-            server.should_exit |= background.failure is not None
-        server.should_exit |= is_over
+            end_with(error)
+
+    def end_with(error: DamagedDatabaseError) -> None:
+        background.failure = background.failure or error
+        server.should_exit = True
 
     config = uvicorn.Config(
-        create_app(rounds, tick=tick),
+        create_app(rounds, tick=tick, on_damage=end_with),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,

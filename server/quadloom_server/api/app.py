@@ -20,6 +20,7 @@ from quadloom_server.api.devices import device_routes
 from quadloom_server.api.refusals import install_refusals
 from quadloom_server.api.status_page import status_page
 from quadloom_server.rounds.machine import Rounds
+from quadloom_server.store.failures import DamagedDatabaseError
 from quadloom_server.trust.authentication import RequestAuthenticator
 from quadloom_server.trust.nonces import NonceLog
 
@@ -27,12 +28,18 @@ TICK_S = 0.25
 logger = logging.getLogger("quadloom_server")
 
 
-def create_app(rounds: Rounds, *, tick: Callable[[], None] | None = None) -> FastAPI:
+def create_app(
+    rounds: Rounds,
+    *,
+    tick: Callable[[], None] | None = None,
+    on_damage: Callable[[DamagedDatabaseError], None] = lambda _error: None,
+) -> FastAPI:
     """The application over one task.
 
     Args:
         rounds: the task; started by the caller.
         tick: called a few times a second, in a thread; None for the rounds' own.
+        on_damage: told when a request finds the database damaged.
     """
 
     @asynccontextmanager
@@ -47,7 +54,7 @@ def create_app(rounds: Rounds, *, tick: Callable[[], None] | None = None) -> Fas
     )
     app.add_middleware(Authentication, authenticator=authenticator, admin_token=rounds.state.admin_token)
     app.add_middleware(BodyLimit, limit_bytes=largest_update_bytes(rounds.family.manifest.parameters))
-    install_refusals(app)
+    install_refusals(app, on_damage=on_damage)
     app.include_router(device_routes(rounds))
     app.include_router(admin_routes(rounds))
     app.include_router(blob_routes(BlobCatalogue(rounds.family, rounds.state)))

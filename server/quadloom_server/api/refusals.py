@@ -1,6 +1,6 @@
 """Every refusal leaves the server as an `ErrorResponse`, whatever raised it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,10 +10,15 @@ from starlette.exceptions import HTTPException
 from quadloom_runtime.contract.wire import ErrorResponse
 from quadloom_runtime.errors import StorageError
 from quadloom_server.errors import RefusedRequestError
+from quadloom_server.store.failures import DamagedDatabaseError
 
 
-def install_refusals(app: FastAPI) -> None:
-    """Translate the errors of routes, of request validation and of routing itself."""
+def install_refusals(app: FastAPI, *, on_damage: Callable[[DamagedDatabaseError], None]) -> None:
+    """Translate the errors of routes, of request validation and of routing itself.
+
+    Args:
+        on_damage: told that the database is damaged.
+    """
 
     @app.exception_handler(RefusedRequestError)
     def refused(_request: Request, error: RefusedRequestError) -> JSONResponse:
@@ -41,8 +46,17 @@ def install_refusals(app: FastAPI) -> None:
     def disk_failed(_request: Request, error: StorageError) -> JSONResponse:
         return _response(507, "storage-failed", error.cause, "try again later; the server's owner must see to its disk")
 
+    @app.exception_handler(DamagedDatabaseError)
+    def damaged(_request: Request, error: DamagedDatabaseError) -> JSONResponse:
+        on_damage(error)
+        return _response(500, "database-damaged", error.cause, "the server's owner must restore its state")
+
     @app.exception_handler(Exception)
-    def broken(_request: Request, error: Exception) -> JSONResponse:
+    def broken(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, DamagedDatabaseError):  # met before any route
+            return damaged(request, error)
+        if isinstance(error, StorageError):
+            return disk_failed(request, error)
         # The traceback is in the log: Starlette raises the error again for it.
         return _response(500, "internal-error", f"{type(error).__name__}: {error}", "see the server's log; try again")
 
