@@ -55,6 +55,7 @@ def device_routes(rounds: Rounds) -> APIRouter:
         with rounds.state.uploads.receiving() as growing:
             async for chunk in request.stream():
                 await run_in_threadpool(growing.write, chunk)
+                reach("upload-half-received")
             upload = await run_in_threadpool(growing.finish)
             answer = await run_in_threadpool(rounds.report_update, assignment_id, upload)
         if answer.status == "accepted":

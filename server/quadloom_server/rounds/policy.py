@@ -44,9 +44,8 @@ class RoundPolicy:
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
         if not 0 < self.round_deadline_s < math.inf:
-            raise QuadloomError(
-                f"round_deadline_s is {self.round_deadline_s}", remedy="give round_deadline_s a positive time in seconds"
-            )
+            cause = f"round_deadline_s is {self.round_deadline_s}"
+            raise QuadloomError(cause, remedy="give round_deadline_s a positive time in seconds")
         for name in ("retry_after_s", "retry_after_accepted_s", "retry_after_rejected_s"):
             if not 0 < getattr(self, name) <= MAXIMUM_RETRY_AFTER_S:
                 raise QuadloomError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from quadloom_runtime.durable_files import make_folder
+from quadloom_runtime.durable_files import make_folder, using
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,15 @@ class GrowingUpload:
 
     def write(self, chunk: bytes) -> None:
         """Add what came."""
-        self._file.write(chunk)
+        with using(self._path):
+            self._file.write(chunk)
         self._hash.update(chunk)
         self._size_bytes += len(chunk)
 
     def finish(self) -> ReceivedUpload:
         """All of it, as others see it. It is not on the disk for good yet: only what counts needs to be."""
-        self._file.close()
+        with using(self._path):
+            self._file.close()
         return ReceivedUpload(self._path, self._hash.hexdigest(), self._size_bytes)
 
 
@@ -60,7 +62,9 @@ class UploadFolder:
         """One upload; its file is gone at the end unless somebody moved it."""
         path = self._root / uuid.uuid4().hex
         try:
-            with path.open("xb") as file:
+            with using(path):
+                file = path.open("xb")
+            with file:
                 yield GrowingUpload(path, file)
         finally:
             path.unlink(missing_ok=True)
