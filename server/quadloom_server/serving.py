@@ -9,6 +9,8 @@ import uvicorn
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.api.app import create_app
+from quadloom_server.header_timeout import protocol_with_header_timeout
+from quadloom_server.limits import Limits
 from quadloom_server.rounds.background import BackgroundWorker
 from quadloom_server.rounds.machine import Rounds
 from quadloom_server.store.failures import DamagedDatabaseError
@@ -35,7 +37,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run_server(
-    rounds: Rounds, *, listener: socket.socket, background: BackgroundWorker, exit_when_finished: bool
+    rounds: Rounds, *, listener: socket.socket, background: BackgroundWorker, limits: Limits, exit_when_finished: bool
 ) -> None:
     """Serve until SIGINT or SIGTERM, or until the task is finished if so wanted.
 
@@ -60,7 +62,9 @@ def run_server(
         server.should_exit = True
 
     config = uvicorn.Config(
-        create_app(rounds, tick=tick, on_damage=end_with),
+        create_app(rounds, limits=limits, tick=tick, on_damage=end_with),
+        http=protocol_with_header_timeout(limits.header_timeout_s),
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,

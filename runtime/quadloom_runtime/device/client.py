@@ -31,6 +31,8 @@ from quadloom_runtime.errors import QuadloomError
 
 TIMEOUT_S = 30.0
 DOWNLOAD_ATTEMPTS = 2
+LONGEST_RETRY_AFTER_S = 60.0
+TEMPORARY = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 PART_BYTES = 1 << 16
 M = TypeVar("M", bound=Message)
 
@@ -234,9 +236,15 @@ def _raise_for(response: httpx.Response) -> None:
         error = ErrorResponse(
             code="unknown", cause=response.text[:200] or "no explanation", remedy="check that --server is Quadloom's"
         )
-    if response.status_code >= 500 or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        raise TryAgainError(f"HTTP {response.status_code}: {error.cause}")
+    if response.status_code >= 500 or response.status_code in TEMPORARY:
+        raise TryAgainError(f"HTTP {response.status_code}: {error.cause}", after_s=_retry_after_s(response))
     raise RefusedError(response.status_code, error)
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """What the server asks for, within reason; a proxy may also send a date, which is not needed here."""
+    stated = response.headers.get("retry-after", "")
+    return min(float(stated), LONGEST_RETRY_AFTER_S) if stated.isdecimal() else 0.0
 
 
 def _parse(response: httpx.Response, answer: type[M]) -> M:

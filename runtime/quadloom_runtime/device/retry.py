@@ -14,7 +14,15 @@ R = TypeVar("R")
 
 
 class TryAgainError(Exception):
-    """The server is there but cannot answer just now."""
+    """The server is there but cannot answer just now.
+
+    Args:
+        after_s: seconds that it asked to be left alone.
+    """
+
+    def __init__(self, cause: str, *, after_s: float = 0.0) -> None:
+        super().__init__(cause)
+        self.after_s = after_s
 
 
 class PatienceExhaustedError(Exception):
@@ -57,7 +65,7 @@ class Retry:
             except (httpx.TransportError, TryAgainError) as error:
                 if give_up_at_s is None or progress() > reached:
                     reached, give_up_at_s, pauses = progress(), self.clock() + self.patience_s, waits()
-                wait_s = next(pauses)
+                wait_s = next(pauses) + (error.after_s if isinstance(error, TryAgainError) else 0.0)
                 cause = f"{type(error).__name__}: {error}" if isinstance(error, httpx.TransportError) else str(error)
                 if self.clock() + wait_s > give_up_at_s:
                     raise PatienceExhaustedError(cause) from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -17,10 +18,13 @@ from quadloom_server.api.authentication import Authentication
 from quadloom_server.api.blobs import BlobCatalogue, blob_routes
 from quadloom_server.api.body_limit import BodyLimit
 from quadloom_server.api.devices import device_routes
+from quadloom_server.api.rate_limit import AddressRate, DeviceRate
 from quadloom_server.api.refusals import install_refusals
 from quadloom_server.api.status_page import status_page
+from quadloom_server.limits import Limits
 from quadloom_server.rounds.machine import Rounds
 from quadloom_server.store.failures import DamagedDatabaseError
+from quadloom_server.token_buckets import TokenBuckets
 from quadloom_server.trust.authentication import RequestAuthenticator
 from quadloom_server.trust.nonces import NonceLog
 
@@ -31,6 +35,7 @@ logger = logging.getLogger("quadloom_server")
 def create_app(
     rounds: Rounds,
     *,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     tick: Callable[[], None] | None = None,
     on_damage: Callable[[DamagedDatabaseError], None] = lambda _error: None,
 ) -> FastAPI:
@@ -38,6 +43,7 @@ def create_app(
 
     Args:
         rounds: the task; started by the caller.
+        limits: what one client may take.
         tick: called a few times a second, in a thread; None for the rounds' own.
         on_damage: told when a request finds the database damaged.
     """
@@ -52,8 +58,11 @@ def create_app(
     authenticator = RequestAuthenticator(
         sessions=rounds.state.quick_sessions, nonces=NonceLog(rounds.state.quick_sessions), clock=rounds.clock
     )
+    # From the inside out: what comes last meets a request first.
+    app.add_middleware(DeviceRate, buckets=TokenBuckets(limits.requests_per_minute, clock=time.monotonic))
     app.add_middleware(Authentication, authenticator=authenticator, admin_token=rounds.state.admin_token)
-    app.add_middleware(BodyLimit, limit_bytes=largest_update_bytes(rounds.family.manifest.parameters))
+    app.add_middleware(AddressRate, buckets=TokenBuckets(limits.unsigned_requests_per_minute, clock=time.monotonic))
+    app.add_middleware(BodyLimit, limits=limits, update_bytes=largest_update_bytes(rounds.family.manifest.parameters))
     install_refusals(app, on_damage=on_damage)
     app.include_router(device_routes(rounds))
     app.include_router(admin_routes(rounds))

@@ -13,6 +13,7 @@ from quadloom_runtime.contract.wire import (
 )
 from quadloom_runtime.crash_points import reach
 from quadloom_server.api.authentication import OwnDeviceId, VerifiedSignature
+from quadloom_server.api.uploads import UpdateReceiver
 from quadloom_server.errors import RefusedRequestError
 from quadloom_server.rounds.machine import Rounds
 
@@ -28,6 +29,7 @@ SAFETENSORS_BODY = {
 def device_routes(rounds: Rounds) -> APIRouter:
     """The routes of devices. Plain functions run in threads, so that the database never blocks the event loop."""
     router = APIRouter(prefix="/v1")
+    receiver = UpdateReceiver(rounds)
 
     @router.post("/devices")
     def enrol(message: EnrolRequest, signature: VerifiedSignature) -> EnrolResponse:
@@ -52,12 +54,7 @@ def device_routes(rounds: Rounds) -> APIRouter:
     @router.put("/assignments/{assignment_id}/update", openapi_extra=SAFETENSORS_BODY)
     async def report_update(assignment_id: str, request: Request, signature: VerifiedSignature) -> ReportResponse:
         await run_in_threadpool(rounds.require_own, assignment_id, device_id=signature.key_id)
-        with rounds.state.uploads.receiving() as growing:
-            async for chunk in request.stream():
-                await run_in_threadpool(growing.write, chunk)
-                reach("upload-half-received")
-            upload = await run_in_threadpool(growing.finish)
-            answer = await run_in_threadpool(rounds.report_update, assignment_id, upload)
+        answer = await receiver.receive(assignment_id, request)
         if answer.status == "accepted":
             reach("update-counted-before-answer")
         return answer

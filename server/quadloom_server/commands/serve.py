@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quadloom_runtime.contract.wire import TrainingSettings
     from quadloom_server.family import ServedFamily
+    from quadloom_server.limits import Limits
     from quadloom_server.rounds.evaluation import Evaluator
     from quadloom_server.rounds.policy import RoundPolicy
 
@@ -39,6 +40,13 @@ POLICY = (
     "max_examples_per_update",
     "keep_updates",
 )
+LIMITS = (
+    "requests_per_minute",
+    "unsigned_requests_per_minute",
+    "body_stall_s",
+    "body_bytes_per_s",
+    "header_timeout_s",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_round_arguments(parser.add_argument_group("rounds"))
     _add_update_arguments(parser.add_argument_group("what an update may be"))
+    _add_limit_arguments(parser.add_argument_group("limits"))
     _add_evaluation_arguments(parser.add_argument_group("evaluation of every round's adapter"))
     _add_training_arguments(parser.add_argument_group("training on the devices"))
 
@@ -68,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quadloom_server.serving import bind, run_server
     from quadloom_server.state import open_state
 
-    policy, settings = _policy(arguments), _settings(arguments)
+    policy, settings, limits = _policy(arguments), _settings(arguments), _limits(arguments)
     family = open_family(arguments.family)
     for warning in family.warnings:
         _say(f"warning: {warning}")
@@ -89,7 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
             host, port = listener.getsockname()[:2]
             _say(f"serving {family.manifest.model.source} at http://{host}:{port}")
             run_server(
-                rounds, listener=listener, background=background, exit_when_finished=arguments.exit_when_finished
+                rounds,
+                listener=listener,
+                background=background,
+                limits=limits,
+                exit_when_finished=arguments.exit_when_finished,
             )
         finally:
             state.close()
@@ -133,6 +146,34 @@ def _add_update_arguments(group: "argparse._ArgumentGroup") -> None:
     )
 
 
+def _add_limit_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--max-requests-per-minute",
+        dest="requests_per_minute",
+        type=float,
+        metavar="N",
+        help="of one device (default 600)",
+    )
+    group.add_argument(
+        "--max-unsigned-requests-per-minute",
+        dest="unsigned_requests_per_minute",
+        type=float,
+        metavar="N",
+        help="without a signature, of one address (default 600)",
+    )
+    group.add_argument("--body-stall-s", type=float, metavar="S", help="cut off a body that stands still (default 20)")
+    group.add_argument(
+        "--min-body-bytes-per-s",
+        dest="body_bytes_per_s",
+        type=float,
+        metavar="B",
+        help="cut off a body that is slower on average (default 1000)",
+    )
+    group.add_argument(
+        "--header-timeout-s", type=float, metavar="S", help="close a connection without a whole request (default 20)"
+    )
+
+
 def _add_evaluation_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--eval-data", type=Path, metavar="FILE", help="held-out examples (JSONL, CSV or Parquet)")
     group.add_argument("--eval-limit", type=int, metavar="N", help="use the first N examples only")
@@ -167,6 +208,12 @@ def _policy(arguments: argparse.Namespace) -> "RoundPolicy":
             remedy="give --eval-data FILE",
         )
     return RoundPolicy(**given)
+
+
+def _limits(arguments: argparse.Namespace) -> "Limits":
+    from quadloom_server.limits import Limits
+
+    return Limits(**{name: getattr(arguments, name) for name in LIMITS if getattr(arguments, name) is not None})
 
 
 def _settings(arguments: argparse.Namespace) -> "TrainingSettings":

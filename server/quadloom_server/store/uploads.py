@@ -32,7 +32,11 @@ class GrowingUpload:
         return self._size_bytes
 
     def write(self, chunk: bytes) -> None:
-        """Add what came."""
+        """Add what came.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
         with using(self._path):
             self._file.write(chunk)
         self._hash.update(chunk)
