@@ -14,6 +14,7 @@ from quadloom_server.limits import Limits
 from quadloom_server.rounds.background import BackgroundWorker
 from quadloom_server.rounds.machine import Rounds
 from quadloom_server.store.failures import DamagedDatabaseError
+from quadloom_server.tls import Certificate
 
 GRACEFUL_SHUTDOWN_S = 5
 FINISHED_GRACE_S = 30.0
@@ -37,9 +38,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run_server(
-    rounds: Rounds, *, listener: socket.socket, background: BackgroundWorker, limits: Limits, exit_when_finished: bool
+    rounds: Rounds,
+    *,
+    listener: socket.socket,
+    certificate: Certificate | None,
+    background: BackgroundWorker,
+    limits: Limits,
+    exit_when_finished: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM, or until the task is finished if so wanted.
+
+    Args:
+        certificate: what to serve TLS with, None for plain HTTP.
 
     Raises:
         Exception: what made a round impossible to close, or the database unusable, such as a `QuadloomError`.
@@ -68,6 +78,8 @@ def run_server(
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+        ssl_certfile=None if certificate is None else certificate.certificate,
+        ssl_keyfile=None if certificate is None else certificate.key,
     )
     server = uvicorn.Server(config)
     # uvicorn raises a signal again once it has shut down; without these, that would end the process as if killed.

@@ -81,11 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples: int) -> "DeviceOptions":
     from pydantic import ValidationError
 
+    from quadloom_runtime.administration import read_secret
     from quadloom_runtime.contract.wire import Capabilities, DeviceDescription
     from quadloom_runtime.device.agent import DeviceOptions
     from quadloom_runtime.errors import QuadloomError
     from quadloom_runtime.units import parse_bytes
 
+    token_file: Path | None = arguments.enrolment_token_file
     slowdown = chosen.slowdown if arguments.slowdown is None else arguments.slowdown
     if not slowdown >= 1:
         raise QuadloomError(f"--slowdown is {slowdown:g}", remedy="give 1 or more; nothing makes this machine faster")
@@ -110,19 +112,8 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples
         capabilities=capabilities,
         slowdown=slowdown,
         checkpoint_every_s=arguments.checkpoint_s,
-        enrolment_token=_token(arguments.enrolment_token_file),
+        enrolment_token=read_secret(token_file, what="enrolment token") if token_file else None,
     )
-
-
-def _token(path: Path | None) -> str | None:
-    from quadloom_runtime.errors import QuadloomError
-
-    try:
-        return None if path is None else path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise QuadloomError(
-            f"the enrolment token {path} cannot be read: {error}", remedy="save there what `tokens issue` printed"
-        ) from None
 
 
 def _link(arguments: argparse.Namespace, chosen: "DeviceProfile") -> "Link":

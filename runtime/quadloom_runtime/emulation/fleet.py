@@ -9,6 +9,9 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
+from quadloom_runtime.administration import AdminClient, read_secret
+from quadloom_runtime.connection import ServerAddress
+from quadloom_runtime.contract.administration import IssueTokenRequest
 from quadloom_runtime.contract.wire import TaskStatus
 from quadloom_runtime.data import load_examples
 from quadloom_runtime.emulation.display import Display
@@ -18,6 +21,7 @@ from quadloom_runtime.emulation.progress import EventTail, can_go_on
 from quadloom_runtime.emulation.shards import split_dirichlet, split_iid, write_shards
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import load_manifest
+from quadloom_runtime.private_files import create_private_file
 
 SERVER_START_PATIENCE_S = 60.0
 POLL_S = 0.5
@@ -43,11 +47,12 @@ def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
     with Processes(work / "logs") as processes:
         server = processes.start("server", _serve_arguments(fleet, work, devices=len(devices), port=port))
         address = _wait_for_address(server)
+        token_file = _enrolment_token(address, work, devices=len(devices))
         tails = {device.name: EventTail(work / "events" / f"{device.name}.jsonl") for device in devices}
         children = {}
         for device, shard in zip(devices, shards, strict=True):
             tails[device.name].path.unlink(missing_ok=True)
-            arguments = _device_arguments(device, address, shard, work, tails[device.name].path)
+            arguments = _device_arguments(device, address, shard, work, tails[device.name].path, token_file)
             children[device.name] = processes.start(device.name, arguments)
         task = _follow(address, server, children, devices, tails, needed_updates=needed)
         news = {name: tail.read() for name, tail in tails.items()}
@@ -98,10 +103,24 @@ def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -
     return words
 
 
-def _device_arguments(device: FleetDevice, address: str, shard: Path, work: Path, events: Path) -> list[str]:
+def _enrolment_token(address: str, work: Path, *, devices: int) -> Path:
+    """Get a token for the fleet from its server, as the owner of a fleet does, and keep it in a file."""
+    path = work / "enrolment-token"
+    admin_token = read_secret(work / "server" / "admin-token", what="admin token")
+    with AdminClient(ServerAddress(address), admin_token) as admin:
+        token = admin.issue_token(IssueTokenRequest(max_uses=devices, note="emulated fleet")).token
+    path.unlink(missing_ok=True)
+    create_private_file(path, token.encode())
+    return path
+
+
+def _device_arguments(
+    device: FleetDevice, address: str, shard: Path, work: Path, events: Path, token_file: Path
+) -> list[str]:
     # A cache of its own per device: bytes down are then what a real device would fetch.
     cache = work / "devices" / device.name
     words = ["device", "--server", address, "--data", str(shard), "--name", device.name, "--cache", str(cache)]
+    words += ["--enrolment-token-file", str(token_file)]
     return [*words, "--events", str(events), *device.options]
 
 

@@ -55,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="database, updates and adapters")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8765, help="port, 0 takes a free one (default %(default)s)")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM) to serve https:// with")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM, unencrypted)")
+    parser.add_argument(
+        "--allow-unencrypted-http",
+        action="store_true",
+        help="serve http:// also beyond this machine: everybody on the way can read and alter what is sent",
+    )
     parser.add_argument("--database-url", metavar="URL", help="SQLAlchemy URL (default: SQLite in the state folder)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the evaluation (default %(default)s)")
     parser.add_argument(
@@ -76,8 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     from quadloom_server.rounds.machine import Rounds
     from quadloom_server.serving import bind, run_server
     from quadloom_server.state import open_state
+    from quadloom_server.tls import check_way_in
 
     policy, settings, limits = _policy(arguments), _settings(arguments), _limits(arguments)
+    certificate = check_way_in(
+        arguments.host, arguments.tls_cert, arguments.tls_key, unencrypted=arguments.allow_unencrypted_http
+    )
     family = open_family(arguments.family)
     for warning in family.warnings:
         _say(f"warning: {warning}")
@@ -96,10 +107,12 @@ def run(arguments: argparse.Namespace) -> int:
                 announce=_say,
             )
             host, port = listener.getsockname()[:2]
-            _say(f"serving {family.manifest.model.source} at http://{host}:{port}")
+            scheme = "http" if certificate is None else "https"
+            _say(f"serving {family.manifest.model.source} at {scheme}://{host}:{port}")
             run_server(
                 rounds,
                 listener=listener,
+                certificate=certificate,
                 background=background,
                 limits=limits,
                 exit_when_finished=arguments.exit_when_finished,
