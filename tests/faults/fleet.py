@@ -1,5 +1,6 @@
 """A real server and real devices under a schedule of faults; whoever dies is started again."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from tests.faults import tiny_family
 from tests.faults.link import Link, LinkFault
 from tests.faults.schedule import DEVICES, Schedule
@@ -17,6 +19,7 @@ from quadloom_runtime.crash_points import VARIABLE
 ROUNDS = 2
 RUN_TIMEOUT_S = 120.0
 POLL_S = 0.02
+TOKEN_NAME = "enrolment-token"
 MEMORY_LIMITS = {"deep": "300MB", "shallow": "50MB"}
 EXAMPLES = {"deep": 24, "shallow": 16}
 
@@ -98,7 +101,9 @@ def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
     devices = [_device(name, schedule, link.url, work) for name in DEVICES]
     everyone = [server, *devices]
     try:
-        for each in everyone:
+        server.start()
+        _let_devices_in(server, work)
+        for each in devices:
             each.start()
         _until_devices_are_done(server, devices, link)
         # Whatever the last crash point of the server was, it now ends in peace or by it.
@@ -116,13 +121,39 @@ def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
     return FleetRun(work / "state", {name: work / f"{name}.jsonl" for name in DEVICES}, died_at, tuple(link.cuts))
 
 
+def _let_devices_in(server: Supervised, work: Path) -> None:
+    """Issue a token for exactly so many devices as there are, however often the server dies meanwhile."""
+    give_up_at_s = time.monotonic() + RUN_TIMEOUT_S
+    while time.monotonic() < give_up_at_s:
+        time.sleep(POLL_S)
+        _check_alive(server)
+        port = _port(server)
+        if port is None:
+            continue
+        admin_token = (work / "state" / "admin-token").read_text().strip()
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}/v1/admin/tokens",
+                json={"max_uses": len(DEVICES)},
+                headers={"Authorization": f"Bearer {admin_token}"},
+            )
+            (work / TOKEN_NAME).write_text(answer.raise_for_status().json()["token"])
+            return
+    raise FleetFailureError("no enrolment token could be issued")
+
+
+def _check_alive(server: Supervised) -> None:
+    code = server.exit_code()
+    if code is not None:
+        raise FleetFailureError(f"the server ended with status {code}")
+
+
 def _until_devices_are_done(server: Supervised, devices: list[Supervised], link: Link) -> None:
     give_up_at_s = time.monotonic() + RUN_TIMEOUT_S
     running = list(devices)
     while running:
         time.sleep(POLL_S)
-        if server.exit_code() is not None:
-            raise FleetFailureError(f"the server ended with status {server.exit_code()}")
+        _check_alive(server)
         link.server_port = _port(server)
         for device in list(running):
             code = device.exit_code()
@@ -148,11 +179,15 @@ def _server(schedule: Schedule, family: Path, work: Path) -> Supervised:
         "--rounds": ROUNDS,
         "--min-devices": len(DEVICES),
         "--retry-after-s": 0.1,
+        "--retry-after-accepted-s": 0.05,
         "--round-deadline-s": 10 * RUN_TIMEOUT_S,
         "--local-epochs": 2,
     }
     return Supervised(
-        "server", [*_command("serve", options), "--keep-updates"], work / "server.log", list(schedule.crashes.get("server", ()))
+        "server",
+        [*[*_command("serve", options), "--keep-updates"], "--keep-updates"],
+        work / "server.log",
+        list(schedule.crashes.get("server", ())),
     )
 
 
@@ -163,6 +198,7 @@ def _device(name: str, schedule: Schedule, url: str, work: Path) -> Supervised:
         "--data": data,
         "--name": name,
         "--cache": work / name,
+        "--enrolment-token-file": work / TOKEN_NAME,
         "--events": work / f"{name}.jsonl",
         "--memory-limit": MEMORY_LIMITS[name],
         "--threads": 1,
