@@ -4,6 +4,7 @@ from quadloom_export.graph import JointGraph
 from quadloom_export.model import LoraModel
 from quadloom_export.passes.activation import save_gelu_derivative
 from quadloom_export.passes.matmuls import fuse_matmuls
+from quadloom_export.passes.needed_rows import compute_needed_rows
 from quadloom_export.passes.quantize import StashFormat, quantize_stash
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
@@ -13,12 +14,17 @@ from quadloom_export.trace import trace_evaluation, trace_training
 
 def training_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
     """The joint graph of full depth, traced once for all members."""
-    return fuse_matmuls(simplify(trace_training(model, batch_size=batch_size, sequence_length=sequence_length)))
+    return made_lean(trace_training(model, batch_size=batch_size, sequence_length=sequence_length))
 
 
 def evaluation_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
     """The forward graph."""
-    return fuse_matmuls(simplify(trace_evaluation(model, batch_size=batch_size, sequence_length=sequence_length)))
+    return made_lean(trace_evaluation(model, batch_size=batch_size, sequence_length=sequence_length))
+
+
+def made_lean(recording: JointGraph) -> JointGraph:
+    """A recording without what nobody needs, in the operators that the later passes expect."""
+    return fuse_matmuls(compute_needed_rows(simplify(recording)))
 
 
 def at_depth(full: JointGraph, depth: int) -> JointGraph:

@@ -30,10 +30,8 @@ from quadloom_export.graph import JointGraph
 from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_specs, save_onnx, weight_tensors
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora
-from quadloom_export.passes.matmuls import fuse_matmuls
 from quadloom_export.passes.quantize import StashFormat
-from quadloom_export.passes.simplify import simplify
-from quadloom_export.pipeline import at_depth, at_quantization
+from quadloom_export.pipeline import at_depth, at_quantization, made_lean
 from quadloom_export.trace import trace_evaluation, trace_training
 from quadloom_runtime.engines.engine import EvaluationResult, FloatArray, StepResult
 from quadloom_runtime.engines.onnx import OnnxEvaluationEngine, OnnxTrainingEngine, as_batch
@@ -266,7 +264,7 @@ def _tiny(name: str, all_linear: bool, root: Path) -> Tiny:
     lora = add_lora(model, rank=RANK, alpha=ALPHA, target_modules=targets)
     shape = {"batch_size": BATCH_SIZE, "sequence_length": SEQUENCE_LENGTH}
     recorded, evaluation_recorded = trace_training(lora, **shape), trace_evaluation(lora, **shape)
-    training, evaluation = fuse_matmuls(simplify(recorded)), fuse_matmuls(simplify(evaluation_recorded))
+    training, evaluation = made_lean(recorded), made_lean(evaluation_recorded)
     folder = root / f"{name}-{targets[0]}"
     folder.mkdir()
     weights = write_weights(folder / "weights.bin", weight_tensors(training, evaluation))

@@ -113,12 +113,20 @@ def test_shapes_on_record_are_those_of_a_real_run(tiny):
 
 
 def test_multiply_adds_match_a_count_by_hand(bert):
-    """Forward of one layer: four projections and two feed-forward products, two attention products, LoRA on two."""
-    tokens, hidden, inner, rank, length, layers = 8 * 16, 32, 64, 4, 16, LAYERS
-    projections = 4 * tokens * hidden * hidden + 2 * tokens * hidden * inner
-    attention = 2 * tokens * length * hidden
-    adapters = 2 * 2 * tokens * hidden * rank
-    pooler, head = 8 * hidden * hidden, 8 * hidden * 2
-    expected = layers * (projections + attention + adapters) + pooler + head
+    """Forward of a layer: four projections, two feed-forward products, two attention products, LoRA on two.
+
+    The last layer's keys and values are of all tokens, everything else in it is of one token per example.
+    """
+    examples, hidden, inner, rank, length, layers = 8, 32, 64, 4, 16, LAYERS
+
+    def of(tokens: int, *, projections: int, feed_forwards: int, adapters: int, attentions: int) -> int:
+        per_token = projections * hidden * hidden + feed_forwards * 2 * hidden * inner + adapters * 2 * hidden * rank
+        return tokens * (per_token + attentions * 2 * length * hidden)
+
+    whole = of(examples * length, projections=4, feed_forwards=1, adapters=2, attentions=1)
+    keys_and_values = of(examples * length, projections=2, feed_forwards=0, adapters=1, attentions=0)
+    one_token = of(examples, projections=2, feed_forwards=1, adapters=1, attentions=1)
+    pooler, head = examples * hidden * hidden, examples * hidden * 2
+    expected = (layers - 1) * whole + keys_and_values + one_token + pooler + head
     assert multiply_adds(bert.member(LAYERS), phase="forward") == expected
     assert multiply_adds(bert.member(0), phase="backward") == head  # only the head's own weight gradient

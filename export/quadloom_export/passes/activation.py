@@ -10,7 +10,9 @@ import math
 import torch
 from torch import fx
 
-from quadloom_export.graph import JointGraph, emit, remove_dead
+from quadloom_export.graph import JointGraph, emit, remove_dead, val
+from quadloom_export.passes.matmuls import GEMM, absorb_operand_factor
+from quadloom_export.passes.simplify import apply_rules, view_of
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
@@ -25,23 +27,44 @@ def save_gelu_derivative(joint: JointGraph) -> JointGraph:
         forward = [user for user in x.users if user.target == aten.gelu.default and user.meta["phase"] == "forward"]
         if len(forward) == 1:
             _share_error_function(graph, forward[0], derivative)
+    apply_rules(graph, [absorb_operand_factor])
     remove_dead(graph)
     return result
 
 
 def _share_error_function(graph: fx.Graph, gelu: fx.Node, derivative: fx.Node) -> None:
-    """With y = x / sqrt(2), Phi = (1 + erf y) / 2: gelu = x Phi, gelu' = Phi + x exp(-y^2) / sqrt(2 pi)."""
+    """With y = x / sqrt(2), Phi = (1 + erf y) / 2: gelu = sqrt(2) y Phi, gelu' = Phi + y exp(-y^2) / sqrt(pi).
+
+    Both factors go into the matrix products in front and behind, so that no pass over memory only scales.
+    """
     x = gelu.args[0]
+    assert isinstance(x, fx.Node)
     with graph.inserting_before(gelu):
-        y = emit(graph, aten.mul.Tensor, (x, math.sqrt(0.5)), like=gelu)
+        y = _scaled(graph, x, math.sqrt(0.5), readers={gelu, derivative})
         error = emit(graph, aten.erf.default, (y,), like=gelu)
         cdf = emit(graph, quadloom.unit_interval.default, (error,), like=gelu)
         square = emit(graph, aten.mul.Tensor, (y, y), like=gelu)
-        # The density's factor 1 / sqrt(2 pi) goes into the exponent: one pass over memory less.
-        exponent = emit(graph, aten.sub.Tensor, (-0.5 * math.log(2 * math.pi), square), like=gelu)
+        # The density's factor 1 / sqrt(pi) goes into the exponent.
+        exponent = emit(graph, aten.sub.Tensor, (-0.5 * math.log(math.pi), square), like=gelu)
         density = emit(graph, aten.exp.default, (exponent,), like=gelu)
-        slope = emit(graph, aten.mul.Tensor, (x, density), like=gelu)
+        slope = emit(graph, aten.mul.Tensor, (y, density), like=gelu)
         saved = emit(graph, aten.add.Tensor, (cdf, slope), like=gelu)
-        value = emit(graph, aten.mul.Tensor, (x, cdf), like=gelu)
+        share = emit(graph, aten.mul.Tensor, (y, cdf), like=gelu)
+        value = emit(graph, aten.mul.Tensor, (share, math.sqrt(2)), like=gelu)
     gelu.replace_all_uses_with(value)
     derivative.replace_all_uses_with(saved)
+
+
+def _scaled(graph: fx.Graph, node: fx.Node, factor: float, *, readers: set[fx.Node]) -> fx.Node:
+    """``factor * node``, by a product that makes nothing else if there is one."""
+    if set(node.users) <= readers and node.target == aten.reshape.default:
+        assert isinstance(node.args[0], fx.Node)
+        return view_of(graph, _scaled(graph, node.args[0], factor, readers={node}), like=node)
+    if set(node.users) <= readers and node.target == GEMM:
+        a, b, start, flag_a, flag_b, alpha = node.args
+        if isinstance(start, fx.Node):
+            # A bias is a vector, cheap to scale; a whole matrix is another product's result.
+            start = _scaled(graph, start, factor, readers={node} if val(start).dim() > 1 else set())
+        assert isinstance(alpha, float)
+        return emit(graph, GEMM, (a, b, start, flag_a, flag_b, alpha * factor), like=node)
+    return emit(graph, aten.mul.Tensor, (node, factor), like=node)
