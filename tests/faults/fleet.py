@@ -18,7 +18,7 @@ from quadloom_runtime.crash_points import VARIABLE
 
 ROUNDS = 2
 RUN_TIMEOUT_S = 120.0
-POLL_S = 0.02
+POLL_S = 0.03
 TOKEN_NAME = "enrolment-token"
 MEMORY_LIMITS = {"deep": "300MB", "shallow": "50MB"}
 EXAMPLES = {"deep": 24, "shallow": 16}
@@ -77,12 +77,14 @@ class FleetRun:
     """What a finished run left behind.
 
     Attributes:
+        family: what was served.
         state: the server's state folder.
         events: event log of each device.
         died_at: the crash points that really killed a process.
         cuts: the connections that really broke.
     """
 
+    family: Path
     state: Path
     events: dict[str, Path]
     died_at: tuple[str, ...]
@@ -118,7 +120,9 @@ def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
         for each in everyone:
             each.kill()
     died_at = tuple(point for each in everyone for point in each.died_at)
-    return FleetRun(work / "state", {name: work / f"{name}.jsonl" for name in DEVICES}, died_at, tuple(link.cuts))
+    return FleetRun(
+        family, work / "state", {name: work / f"{name}.jsonl" for name in DEVICES}, died_at, tuple(link.cuts)
+    )
 
 
 def _let_devices_in(server: Supervised, work: Path) -> None:

@@ -10,17 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests.faults.fleet import FleetRun, run_fleet
-from tests.faults.run import run_schedules
-from tests.faults.schedule import CRASH_POINTS, UNDISTURBED, schedule
-from tests.faults.tiny_family import write_family
+from tests.faults.fleet import FleetRun
+from tests.faults.run import run_schedules, run_undisturbed
+from tests.faults.schedule import CRASH_POINTS, schedule
 from tests.faults.verdict import check_run
 
 EVERY_PHASE = [31, 50, 57, 63, 184]
 
 
-def test_deaths_at_every_phase_and_broken_links_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
-    happened, failed = run_schedules(EVERY_PHASE, work=tmp_path, jobs=3)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> FleetRun:
+    return run_undisturbed(tmp_path_factory.mktemp("faults"))
+
+
+def test_deaths_at_every_phase_and_broken_links_lose_nothing_and_double_nothing(
+    undisturbed: FleetRun, tmp_path: Path
+) -> None:
+    happened, failed = run_schedules(EVERY_PHASE, undisturbed=undisturbed, work=tmp_path, jobs=4)
     assert not failed, "what was wrong is printed above, with the seed that brings it back"
     assert set(CRASH_POINTS) <= set(happened)
     assert "answer of PUT /v1/assignments/ cut" in happened, "an acknowledgement must have been lost"
@@ -33,12 +39,6 @@ def test_a_seed_always_gives_the_same_schedule_and_ten_seeds_reach_every_phase()
         crash.partition(":")[0] for seed in range(40, 50) for each in schedule(seed).crashes.values() for crash in each
     }
     assert named == set(CRASH_POINTS)
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FleetRun:
-    work = tmp_path_factory.mktemp("verdict")
-    return run_fleet(UNDISTURBED, family=write_family(work / "family"), work=work / "run")
 
 
 def lose_an_update(state: Path) -> None:
@@ -64,20 +64,20 @@ def leave_a_half(state: Path) -> None:
 
 @pytest.mark.parametrize("damage", [lose_an_update, weigh_an_update_twice, move_an_adapter, leave_a_half])
 def test_the_verdict_sees_what_it_is_there_for(
-    finished_run: FleetRun, tmp_path: Path, damage: Callable[[Path], None]
+    undisturbed: FleetRun, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    shutil.copytree(finished_run.state, tmp_path / "state", symlinks=True)
-    copy = replace(finished_run, state=tmp_path / "state")
-    check_run(copy, undisturbed=finished_run)
+    shutil.copytree(undisturbed.state, tmp_path / "state", symlinks=True)
+    copy = replace(undisturbed, state=tmp_path / "state")
+    check_run(copy, undisturbed=undisturbed)
     damage(copy.state)
     with pytest.raises(AssertionError):
-        check_run(copy, undisturbed=finished_run)
+        check_run(copy, undisturbed=undisturbed)
 
 
-def test_the_verdict_sees_an_update_that_was_acknowledged_twice(finished_run: FleetRun, tmp_path: Path) -> None:
+def test_the_verdict_sees_an_update_that_was_acknowledged_twice(undisturbed: FleetRun, tmp_path: Path) -> None:
     path = tmp_path / "deep.jsonl"
     again = {"event": "reported", "round_index": 1, "status": "accepted"}
-    path.write_text(finished_run.events["deep"].read_text() + json.dumps(again) + "\n")
-    told_twice = replace(finished_run, events={**finished_run.events, "deep": path})
+    path.write_text(undisturbed.events["deep"].read_text() + json.dumps(again) + "\n")
+    told_twice = replace(undisturbed, events={**undisturbed.events, "deep": path})
     with pytest.raises(AssertionError):
-        check_run(told_twice, undisturbed=finished_run)
+        check_run(told_twice, undisturbed=undisturbed)
