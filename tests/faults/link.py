@@ -4,11 +4,13 @@ import contextlib
 import select
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import Literal
 
 CHUNK_BYTES = 1 << 15
 CONNECT_TIMEOUT_S = 5.0
+POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,19 @@ class Link:
 
     def _serve(self, device: socket.socket) -> None:
         with device, contextlib.suppress(OSError):  # whatever breaks, breaks for both
-            if self.server_port is not None:
-                with socket.create_connection(("127.0.0.1", self.server_port), CONNECT_TIMEOUT_S) as server:
-                    self._carry(device, server)
+            with self._connect() as server:
+                self._carry(device, server)
+
+    def _connect(self) -> socket.socket:
+        """Reach the server as soon as it is there again: devices spend the time of a test on work, not on backoff."""
+        give_up_at_s = time.monotonic() + CONNECT_TIMEOUT_S
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self.server_port or 0), CONNECT_TIMEOUT_S)
+            except ConnectionRefusedError:
+                if time.monotonic() > give_up_at_s:
+                    raise
+                time.sleep(POLL_S)
 
     def _carry(self, device: socket.socket, server: socket.socket) -> None:
         fault: LinkFault | None = None
