@@ -36,21 +36,21 @@ class Authentication:
         if scope["type"] != "http" or not scope["path"].startswith(API) or scope["path"] == OPEN_API:
             await self._app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
+        state, body = scope.setdefault("state", {}), _Body(receive)
         try:
             if scope["path"].startswith(ADMIN_API):
                 self._require_admin(scope)
                 state["is_admin"] = True
             else:
                 state["signature"] = await run_in_threadpool(self._signature, scope)
-                receive = _checked_body(receive, state["signature"])
+                body.signed_sha256 = state["signature"].content_sha256
                 if scope["method"] in WITHOUT_BODY:
-                    receive = await _read_ahead(receive)
+                    await body.read_ahead()
         except RefusedRequestError as error:
-            await _drain(receive)
+            await body.drain()
             await refusal(error)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, body.receive, send)
 
     def _signature(self, scope: Scope) -> RequestSignature:
         headers = Headers(scope=scope)
@@ -82,46 +82,49 @@ def _not_admin(cause: str, *, code: str) -> RefusedRequestError:
     )
 
 
-def _checked_body(receive: Receive, signature: RequestSignature) -> Receive:
-    """Hash what is received; the last part of a body with another digest than the signed one is never handed on."""
-    received = hashlib.sha256()
-    is_complete = False
+class _Body:
+    """A body while it is received. Its last part is handed on only if the whole has the digest that was signed."""
 
-    async def checked() -> Message:
-        nonlocal is_complete
-        message = await receive()
-        if message["type"] == "http.request" and not is_complete:
-            received.update(message.get("body", b""))
-            is_complete = not message.get("more_body", False)
-            if is_complete and received.digest() != signature.content_sha256:
-                raise RefusedRequestError(
-                    f"the body has the SHA-256 {received.hexdigest()}, signed was {signature.content_sha256.hex()}",
-                    remedy="send the body that was signed, unchanged and whole",
-                    code="body-digest-mismatch",
-                    http_status=400,
-                )
+    def __init__(self, receive: Receive) -> None:
+        self.signed_sha256: bytes | None = None
+        self._receive = receive
+        self._received = hashlib.sha256()
+        self._is_complete = False
+        self._ahead: Message | None = None
+
+    async def receive(self) -> Message:
+        """The next part of the body, or what comes after it."""
+        if self._ahead is not None:
+            message, self._ahead = self._ahead, None
+            return message
+        message = await self._receive()
+        if not self._is_complete:
+            self._received.update(message.get("body", b""))
+            self._is_complete = not message.get("more_body", False)
+            if self._is_complete and message["type"] == "http.request":
+                self._check()
         return message
 
-    return checked
+    async def read_ahead(self) -> None:
+        """Receive all of it for a route that would not; nothing is kept but the fact that it has ended."""
+        while not self._is_complete:
+            message = await self.receive()
+        self._ahead = message
 
+    async def drain(self) -> None:
+        """Let the client finish sending, so that it reads the refusal instead of a broken connection."""
+        with suppress(RefusedRequestError):
+            while not self._is_complete:
+                await self.receive()
 
-async def _read_ahead(receive: Receive) -> Receive:
-    """Receive the body, which routes without one do not; nothing of it is kept but the fact that it has ended."""
-    messages = [await receive()]
-    while messages[-1].get("more_body", False):
-        messages = [await receive()]
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replay
-
-
-async def _drain(receive: Receive) -> None:
-    """Let the client finish sending, so that it reads the refusal instead of a broken connection."""
-    with suppress(RefusedRequestError):
-        while (await receive()).get("more_body", False):
-            pass
+    def _check(self) -> None:
+        if self.signed_sha256 not in (None, self._received.digest()):
+            raise RefusedRequestError(
+                f"the body has another SHA-256 than the signed one: {self._received.hexdigest()}",
+                remedy="send the body that was signed, unchanged and whole",
+                code="body-digest-mismatch",
+                http_status=400,
+            )
 
 
 def signature_of(request: Request) -> RequestSignature:

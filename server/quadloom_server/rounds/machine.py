@@ -28,7 +28,12 @@ from quadloom_runtime.contract.wire import (
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
 from quadloom_server.aggregation.validation import InvalidUpdateError, UpdateBounds, read_update
-from quadloom_server.errors import NotYourAssignmentError, UnknownAssignmentError, UnknownDeviceError
+from quadloom_server.errors import (
+    NotYourAssignmentError,
+    RevokedDeviceError,
+    UnknownAssignmentError,
+    UnknownDeviceError,
+)
 from quadloom_server.family import ServedFamily
 from quadloom_server.planning.plan import Planner, deepest_that_fits
 from quadloom_server.rounds import control, reports
@@ -113,6 +118,8 @@ class Rounds:
             device = turn.session.get(tables.Device, device_id)
             if device is None:
                 raise UnknownDeviceError(device_id)
+            if device.revoked_at_s is not None:
+                raise RevokedDeviceError(device.name)
             advance(turn, self.policy)
             finished = finished_reason(turn.session, self.policy)
             if finished is not None:
@@ -279,6 +286,9 @@ class Rounds:
         row = turn.session.get(tables.Assignment, assignment_id)
         if row is None:
             raise UnknownAssignmentError(assignment_id)
+        device = turn.session.get_one(tables.Device, row.device_id)
+        if device.revoked_at_s is not None:  # since its request began: an upload takes its time
+            raise RevokedDeviceError(device.name)
         return row
 
     @contextmanager
