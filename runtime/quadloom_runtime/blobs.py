@@ -36,6 +36,13 @@ class BlobCache:
         path.unlink(missing_ok=True)
         return False
 
+    def size_here(self, sha256: str) -> int:
+        """Bytes of the blob that are here, finished or not; unchecked."""
+        for path in (self.path(sha256), self.partial_path(sha256)):
+            if path.is_file():
+                return path.stat().st_size
+        return 0
+
     def accept_partial(self, sha256: str) -> bool:
         """Check a finished download and give it its final name; False (and removed) if the content is wrong."""
         partial = self.partial_path(sha256)

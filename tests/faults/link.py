@@ -61,9 +61,8 @@ class Link:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, device: socket.socket) -> None:
-        with device, contextlib.suppress(OSError):  # whatever breaks, breaks for both
-            with self._connect() as server:
-                self._carry(device, server)
+        with device, contextlib.suppress(OSError), self._connect() as server:  # whatever breaks, breaks for both
+            self._carry(device, server)
 
     def _connect(self) -> socket.socket:
         """Reach the server as soon as it is there again: devices spend the time of a test on work, not on backoff."""

@@ -119,9 +119,7 @@ class DeviceAgent:
 
     def _train(self, assignment: Assignment) -> bytes | FailureReport:
         """Make the update, and keep it until the server has it."""
-        before = self._client.traffic.down_bytes
-        manifest = self._family.fetch(assignment)
-        downloaded_bytes = self._client.traffic.down_bytes - before
+        manifest, downloaded_bytes = self._fetch(assignment)
         self._events.say("fetched", downloaded_bytes=downloaded_bytes)
         job = TrainingJob(
             assignment_id=assignment.assignment_id,
@@ -145,6 +143,15 @@ class DeviceAgent:
         reach("update-saved-before-upload")
         self._events.trained(assignment, trained)
         return content
+
+    def _fetch(self, assignment: Assignment) -> tuple[FamilyManifest, int]:
+        """Bring the files of the assignment here; returns also how many bytes came for it, before a kill too."""
+        here_bytes = self._state.bytes_here_at_first(assignment.assignment_id, self._family.size_here(assignment))
+        before = self._client.traffic.down_bytes
+        manifest = self._family.fetch(assignment)
+        came_bytes = self._family.size_here(assignment) - here_bytes
+        # An altered file was here, and came all the same.
+        return manifest, max(came_bytes, self._client.traffic.down_bytes - before)
 
     def _encode(self, manifest: FamilyManifest) -> EncodedData:
         """The local data as this family's tokenizer encodes it, kept from round to round."""

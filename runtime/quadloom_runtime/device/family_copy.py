@@ -26,6 +26,11 @@ class FamilyCopy:
         self._bring(sha256, name="the manifest")
         return parse_manifest(self.cache.path(sha256).read_bytes(), source="the server's manifest")
 
+    def size_here(self, assignment: Assignment) -> int:
+        """Bytes of the assignment's files that are here, those of unfinished downloads included."""
+        hashes = {assignment.manifest_sha256, assignment.adapter.sha256, *(each.sha256 for each in assignment.blobs)}
+        return sum(self.cache.size_here(each) for each in hashes)
+
     def fetch(self, assignment: Assignment) -> FamilyManifest:
         """Bring every file of the assignment here.
 

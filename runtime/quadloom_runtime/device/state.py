@@ -19,7 +19,7 @@ from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.trainer import Checkpoint
 
 PARAMETER, OPTIMIZER = "parameter/", "optimizer/"
-CHECKPOINT_SUFFIX, UPDATE_SUFFIX = ".checkpoint", ".update"
+CHECKPOINT_SUFFIX, UPDATE_SUFFIX, HERE_SUFFIX = ".checkpoint", ".update", ".here"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class DeviceState:
                     f"another device uses {self.folder}", remedy="give each device its own --cache and --name"
                 ) from None
             yield
+
+    def bytes_here_at_first(self, assignment_id: str, here_bytes: int) -> int:
+        """`here_bytes` as it was when the assignment was begun: after a kill it is what was said the first time."""
+        path = self._path(assignment_id, HERE_SUFFIX)
+        if not path.is_file():
+            write_atomically(path, str(here_bytes).encode())
+        return int(path.read_bytes())
 
     def save_checkpoint(self, assignment_id: str, checkpoint: Checkpoint) -> None:
         """Keep where the training of an assignment stands, optimizer state included."""
@@ -90,9 +97,10 @@ class DeviceState:
     def forget_all_but(self, assignment_id: str | None) -> None:
         """Remove what belongs to other assignments; None removes everything."""
         kept = None if assignment_id is None else _file_name(assignment_id)
-        for path in [*self.folder.glob("*" + CHECKPOINT_SUFFIX), *self.folder.glob("*" + UPDATE_SUFFIX)]:
-            if path.stem != kept:
-                path.unlink(missing_ok=True)
+        for suffix in (CHECKPOINT_SUFFIX, UPDATE_SUFFIX, HERE_SUFFIX):
+            for path in self.folder.glob("*" + suffix):
+                if path.stem != kept:
+                    path.unlink(missing_ok=True)
 
     def _path(self, assignment_id: str, suffix: str) -> Path:
         return self.folder / (_file_name(assignment_id) + suffix)
