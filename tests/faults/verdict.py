@@ -13,7 +13,7 @@ from tests.faults.schedule import DEVICES
 
 Tensors = dict[str, np.ndarray]
 ACCEPTED = """
-    SELECT updates.round_number, devices.name, updates.examples, updates.blob_sha256
+    SELECT updates.round_number, devices.name, updates.examples, updates.downloaded_bytes, updates.blob_sha256
     FROM updates JOIN devices ON devices.id = updates.device_id
 """
 
@@ -23,6 +23,7 @@ class Accepted:
     """One update that the server says counts."""
 
     examples: int
+    downloaded_bytes: int
     tensors: Tensors
 
 
@@ -33,6 +34,7 @@ def check_run(run: FleetRun, *, undisturbed: FleetRun) -> None:
     assert accepted.keys() == {(number, name) for number in range(1, ROUNDS + 1) for name in DEVICES}
     for key, each in expected.items():
         assert accepted[key].examples == each.examples
+        assert accepted[key].downloaded_bytes == each.downloaded_bytes, "what came before a kill counts after it"
         _assert_same(accepted[key].tensors, each.tensors, f"update {key}")
     check_acknowledged(run)
     check_adapters(run, accepted)
@@ -47,8 +49,8 @@ def accepted_updates(run: FleetRun) -> dict[tuple[int, str], Accepted]:
         rows = database.execute(ACCEPTED).fetchall()
     assert len({row[:2] for row in rows}) == len(rows), f"counted twice: {rows}"
     return {
-        (number, name): Accepted(examples, load_file(run.state / "blobs" / sha256[:2] / sha256))
-        for number, name, examples, sha256 in rows
+        (number, name): Accepted(examples, came, load_file(run.state / "blobs" / sha256[:2] / sha256))
+        for number, name, examples, came, sha256 in rows
     }
 
 
