@@ -1,20 +1,19 @@
-"""A real server and real devices under a schedule of faults; whoever dies is started again."""
+"""A real server and real devices on one machine, and the run of a schedule of faults with them."""
 
 import contextlib
-import os
+import json
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tests.faults import tiny_family
 from tests.faults.link import Link, LinkFault
 from tests.faults.schedule import DEVICES, Schedule
-
-from quadloom_runtime.crash_points import VARIABLE
+from tests.faults.supervised import Supervised, quadloom
 
 ROUNDS = 2
 RUN_TIMEOUT_S = 120.0
@@ -26,50 +25,6 @@ EXAMPLES = {"deep": 24, "shallow": 16}
 
 class FleetFailureError(AssertionError):
     """A run that did not end as it must; the message has the schedule and what every process said."""
-
-
-@dataclass
-class Supervised:
-    """A process that is started again when it was killed, each time with the next crash point of its list."""
-
-    name: str
-    command: list[str]
-    log: Path
-    crashes: list[str]
-    died_at: list[str] = field(default_factory=list)
-    process: "subprocess.Popen[bytes] | None" = None
-    _armed: str | None = None
-
-    def start(self) -> None:
-        """Begin a life."""
-        self._armed = self.crashes.pop(0) if self.crashes else None
-        environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-        if self._armed is not None:
-            environment[VARIABLE] = self._armed
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-
-    def exit_code(self) -> int | None:
-        """None while it runs. A process that died of its crash point is running again."""
-        assert self.process is not None
-        code = self.process.poll()
-        if code == -signal.SIGKILL and self._armed is not None:
-            self.died_at.append(self._armed.partition(":")[0])
-            self.start()
-            return None
-        return code
-
-    def stop(self) -> int:
-        """Ask it to end; returns the exit code."""
-        assert self.process is not None
-        self.process.terminate()
-        return self.process.wait(timeout=30)
-
-    def kill(self) -> None:
-        """End it whatever it does."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 @dataclass(frozen=True)
@@ -97,121 +52,141 @@ def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
     Raises:
         FleetFailureError: a process ended in another way than by its crash point or with success, or too late.
     """
-    work.mkdir(parents=True)
-    link = Link(schedule.link_faults)
-    server = _server(schedule, family, work)
-    devices = [_device(name, schedule, link.url, work) for name in DEVICES]
-    everyone = [server, *devices]
-    try:
-        server.start()
-        _let_devices_in(server, work)
-        for each in devices:
-            each.start()
-        _until_devices_are_done(server, devices, link)
-        # Whatever the last crash point of the server was, it now ends in peace or by it.
-        code = server.stop()
+    with Fleet(schedule, family=family, work=work) as fleet:
+        fleet.server.start()
+        fleet.let_devices_in()
+        fleet.start_devices()
+        fleet.until_devices_are_done()
+        # If a crash point of the server is still ahead, it now ends in peace or by it.
+        code = fleet.server.stop()
         if code not in (0, -signal.SIGKILL):
             raise FleetFailureError(f"the server ended with status {code}")
-    except FleetFailureError as error:
-        logs = "\n".join(f"--- {each.name}\n{each.log.read_text(errors='replace')[-3000:]}" for each in everyone)
-        raise FleetFailureError(f"{schedule}\n{error}\n{logs}") from None
-    finally:
-        link.close()
+        return fleet.outcome()
+
+
+class Fleet:
+    """The processes of a run, the link between them, and the folder in which they work."""
+
+    def __init__(self, schedule: Schedule, *, family: Path, work: Path) -> None:
+        work.mkdir(parents=True)
+        self.state = work / "state"
+        self.events = {name: work / f"{name}.jsonl" for name in DEVICES}
+        self._schedule, self._family, self._work = schedule, family, work
+        self._link = Link(schedule.link_faults)
+        self.server = self._server()
+        self.devices = [self._device(name) for name in DEVICES]
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._link.close()
+        everyone = [self.server, *self.devices]
         for each in everyone:
             each.kill()
-    died_at = tuple(point for each in everyone for point in each.died_at)
-    return FleetRun(
-        family, work / "state", {name: work / f"{name}.jsonl" for name in DEVICES}, died_at, tuple(link.cuts)
-    )
+        if isinstance(error, FleetFailureError):
+            logs = "\n".join(f"--- {each.name}\n{each.said()[-3000:]}" for each in everyone)
+            raise FleetFailureError(f"{self._schedule}\n{error}\n{logs}") from None
 
+    def let_devices_in(self) -> None:
+        """Issue a token for exactly so many devices as there are, however often the server dies meanwhile."""
+        self.until(self._has_issued_token)
 
-def _let_devices_in(server: Supervised, work: Path) -> None:
-    """Issue a token for exactly so many devices as there are, however often the server dies meanwhile."""
-    give_up_at_s = time.monotonic() + RUN_TIMEOUT_S
-    while time.monotonic() < give_up_at_s:
-        time.sleep(POLL_S)
-        _check_alive(server)
-        port = _port(server)
+    def start_devices(self) -> None:
+        """Begin the life of each device."""
+        for each in self.devices:
+            each.start()
+
+    def until_devices_are_done(self) -> None:
+        """Start whoever dies again until every device has ended with success."""
+        running = list(self.devices)
+
+        def are_done() -> bool:
+            for device in list(running):
+                code = device.exit_code()
+                if code == 0:
+                    running.remove(device)
+                elif code is not None:
+                    raise FleetFailureError(f"{device.name} ended with status {code}")
+            return not running
+
+        self.until(are_done)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait while the server lives, again and again if need be.
+
+        Raises:
+            FleetFailureError: the server ended by itself, or the time is over.
+        """
+        give_up_at_s = time.monotonic() + RUN_TIMEOUT_S
+        while not condition():
+            time.sleep(POLL_S)
+            code = self.server.exit_code()
+            if code is not None:
+                raise FleetFailureError(f"the server ended with status {code}")
+            self._link.server_port = self.port()
+            if time.monotonic() > give_up_at_s:
+                raise FleetFailureError(f"nothing happened for {RUN_TIMEOUT_S:g} s")
+
+    def port(self) -> int | None:
+        """Where the server listened last; a connection to one that is gone just fails."""
+        lines = [line for line in self.server.said().splitlines() if line.startswith("serving ")]
+        return int(lines[-1].rsplit(":", 1)[1]) if lines else None
+
+    def events_of(self, device: str, kind: str) -> list[dict[str, Any]]:
+        """What a device has recorded of one kind."""
+        path = self.events[device]
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def outcome(self) -> FleetRun:
+        """What the processes have left behind."""
+        died_at = tuple(point for each in (self.server, *self.devices) for point in each.died_at)
+        return FleetRun(self._family, self.state, self.events, died_at, tuple(self._link.cuts))
+
+    def _has_issued_token(self) -> bool:
+        port = self.port()
         if port is None:
-            continue
-        admin_token = (work / "state" / "admin-token").read_text().strip()
+            return False
+        admin_token = (self.state / "admin-token").read_text().strip()
         with contextlib.suppress(httpx.TransportError):
             answer = httpx.post(
                 f"http://127.0.0.1:{port}/v1/admin/tokens",
                 json={"max_uses": len(DEVICES)},
                 headers={"Authorization": f"Bearer {admin_token}"},
             )
-            (work / TOKEN_NAME).write_text(answer.raise_for_status().json()["token"])
-            return
-    raise FleetFailureError("no enrolment token could be issued")
+            (self._work / TOKEN_NAME).write_text(answer.raise_for_status().json()["token"])
+            return True
+        return False
 
+    def _server(self) -> Supervised:
+        options = {
+            "--family": self._family,
+            "--state": self.state,
+            "--port": 0,
+            "--rounds": ROUNDS,
+            "--min-devices": len(DEVICES),
+            "--retry-after-s": 0.1,
+            "--retry-after-accepted-s": 0.05,
+            "--round-deadline-s": 10 * RUN_TIMEOUT_S,
+            "--local-epochs": 2,
+        }
+        command = [*quadloom("serve", options), "--keep-updates"]
+        return Supervised("server", command, self._work / "server.log", list(self._schedule.crashes.get("server", ())))
 
-def _check_alive(server: Supervised) -> None:
-    code = server.exit_code()
-    if code is not None:
-        raise FleetFailureError(f"the server ended with status {code}")
-
-
-def _until_devices_are_done(server: Supervised, devices: list[Supervised], link: Link) -> None:
-    give_up_at_s = time.monotonic() + RUN_TIMEOUT_S
-    running = list(devices)
-    while running:
-        time.sleep(POLL_S)
-        _check_alive(server)
-        link.server_port = _port(server)
-        for device in list(running):
-            code = device.exit_code()
-            if code == 0:
-                running.remove(device)
-            elif code is not None:
-                raise FleetFailureError(f"{device.name} ended with status {code}")
-        if time.monotonic() > give_up_at_s:
-            raise FleetFailureError(f"after {RUN_TIMEOUT_S:g} s {', '.join(each.name for each in running)} still runs")
-
-
-def _port(server: Supervised) -> int | None:
-    """Where the server listened last; a connection to one that is gone just fails."""
-    lines = [line for line in server.log.read_text(errors="replace").splitlines() if line.startswith("serving ")]
-    return int(lines[-1].rsplit(":", 1)[1]) if lines else None
-
-
-def _server(schedule: Schedule, family: Path, work: Path) -> Supervised:
-    options = {
-        "--family": family,
-        "--state": work / "state",
-        "--port": 0,
-        "--rounds": ROUNDS,
-        "--min-devices": len(DEVICES),
-        "--retry-after-s": 0.1,
-        "--retry-after-accepted-s": 0.05,
-        "--round-deadline-s": 10 * RUN_TIMEOUT_S,
-        "--local-epochs": 2,
-    }
-    return Supervised(
-        "server",
-        [*[*_command("serve", options), "--keep-updates"], "--keep-updates"],
-        work / "server.log",
-        list(schedule.crashes.get("server", ())),
-    )
-
-
-def _device(name: str, schedule: Schedule, url: str, work: Path) -> Supervised:
-    data = tiny_family.write_examples(work / f"{name}-data.jsonl", seed=len(name), examples=EXAMPLES[name])
-    options = {
-        "--server": url,
-        "--data": data,
-        "--name": name,
-        "--cache": work / name,
-        "--enrolment-token-file": work / TOKEN_NAME,
-        "--events": work / f"{name}.jsonl",
-        "--memory-limit": MEMORY_LIMITS[name],
-        "--threads": 1,
-        "--checkpoint-s": 0,
-        "--patience-s": RUN_TIMEOUT_S,
-    }
-    return Supervised(name, _command("device", options), work / f"{name}.log", list(schedule.crashes.get(name, ())))
-
-
-def _command(subcommand: str, options: dict[str, object]) -> list[str]:
-    words = [str(word) for option in options.items() for word in option]
-    return [sys.executable, "-m", "quadloom_runtime", subcommand, *words]
+    def _device(self, name: str) -> Supervised:
+        work = self._work
+        options = {
+            "--server": self._link.url,
+            "--data": tiny_family.write_examples(work / f"{name}-data.jsonl", seed=len(name), examples=EXAMPLES[name]),
+            "--name": name,
+            "--cache": work / name,
+            "--enrolment-token-file": work / TOKEN_NAME,
+            "--events": self.events[name],
+            "--memory-limit": MEMORY_LIMITS[name],
+            "--threads": 1,
+            "--checkpoint-s": 0,
+            "--patience-s": RUN_TIMEOUT_S,
+        }
+        crashes = list(self._schedule.crashes.get(name, ()))
+        return Supervised(name, quadloom("device", options), work / f"{name}.log", crashes)
