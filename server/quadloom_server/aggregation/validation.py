@@ -107,8 +107,9 @@ def _read_finite(path: Path, header: SafetensorsHeader, name: str) -> FloatArray
     value: FloatArray = read_tensor(path, header, name).astype(np.float32, copy=False)
     if not np.isfinite(value).all():
         raise InvalidUpdateError(f"tensor {name!r} holds NaN or infinite values")
-    if value.size and np.abs(value).max() > LARGEST_CHANGE:
-        raise InvalidUpdateError(f"tensor {name!r} changes by {np.abs(value).max():g}, more than {LARGEST_CHANGE:g}")
+    change = max(value.max(), -value.min()) if value.size else 0.0
+    if change > LARGEST_CHANGE:
+        raise InvalidUpdateError(f"tensor {name!r} changes by {change:g}, more than {LARGEST_CHANGE:g}")
     return value
 
 

@@ -1,6 +1,8 @@
 """Receives updates: streamed to a file each, and only a few looked into at a time, however many come at once."""
 
-import anyio
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
@@ -17,8 +19,9 @@ class UpdateReceiver:
 
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
-        # Threads of its own: checks that wait for their turn must not keep check-ins from theirs.
-        self._checks = anyio.CapacityLimiter(CHECKED_AT_ONCE)
+        # Threads of its own: checks that wait for their turn must not keep check-ins from theirs, and the memory that
+        # the allocator keeps for each thread that ever held an update stays small.
+        self._checks = ThreadPoolExecutor(CHECKED_AT_ONCE, thread_name_prefix="quadloom-check")
 
     async def receive(self, assignment_id: str, request: Request) -> ReportResponse:
         """Stream the body to a file and report it.
@@ -32,6 +35,5 @@ class UpdateReceiver:
                 await run_in_threadpool(growing.write, chunk)
                 reach("upload-half-received")
             upload = await run_in_threadpool(growing.finish)
-            return await anyio.to_thread.run_sync(
-                self._rounds.report_update, assignment_id, upload, limiter=self._checks
-            )
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._checks, self._rounds.report_update, assignment_id, upload)

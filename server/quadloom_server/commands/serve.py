@@ -28,6 +28,7 @@ SETTINGS = (
 )
 POLICY = (
     "rounds",
+    "max_devices",
     "min_devices",
     "min_updates",
     "round_deadline_s",
@@ -160,6 +161,7 @@ def _add_update_arguments(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_limit_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--max-devices", type=int, metavar="N", help="devices that may enrol (default 10000)")
     group.add_argument(
         "--max-requests-per-minute",
         dest="requests_per_minute",

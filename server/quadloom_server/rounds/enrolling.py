@@ -9,24 +9,25 @@ from quadloom_runtime.contract.wire import EnrolRequest
 from quadloom_runtime.units import format_bytes
 from quadloom_server.errors import RefusedRequestError, RevokedDeviceError
 from quadloom_server.rounds.turn import Turn
-from quadloom_server.store.queries import device_named, expire_open_assignments
+from quadloom_server.store.queries import device_count, device_named, expire_open_assignments
 from quadloom_server.store.tables import Device
 from quadloom_server.trust.nonces import use_nonce
 from quadloom_server.trust.tokens import redeem
 
 
-def enrol_device(turn: Turn, request: EnrolRequest, signature: RequestSignature) -> Device:
+def enrol_device(turn: Turn, request: EnrolRequest, signature: RequestSignature, *, max_devices: int) -> Device:
     """Register a device under its key, or take the new name and capabilities of a known one.
 
     The nonce is noted only for those who may come in: a stranger must not be able to fill the database.
 
     Raises:
-        RefusedRequestError: no valid token, the name is another device's, or the request is a replay.
+        RefusedRequestError: no valid token, the name is another device's, there are `max_devices` already, or the
+            request is a replay.
         RevokedDeviceError: the key is shut out.
     """
     device = turn.session.scalar(select(Device).where(Device.public_key == request.public_key))
     if device is None:
-        device = _admit(turn, request)
+        device = _admit(turn, request, max_devices=max_devices)
     elif device.revoked_at_s is not None:
         raise RevokedDeviceError(device.name)
     else:
@@ -37,9 +38,16 @@ def enrol_device(turn: Turn, request: EnrolRequest, signature: RequestSignature)
     return device
 
 
-def _admit(turn: Turn, request: EnrolRequest) -> Device:
+def _admit(turn: Turn, request: EnrolRequest, *, max_devices: int) -> Device:
     token_id = redeem(turn.session, request.enrolment_token, now_s=turn.now_s)
     _check_name(turn, request.name)
+    if device_count(turn.session) >= max_devices:
+        raise RefusedRequestError(
+            f"{max_devices} devices have enrolled, which is the most that this server takes",
+            remedy="have the owner of the fleet revoke devices that are gone, or raise `quadloom serve --max-devices`",
+            code="too-many-devices",
+            http_status=403,
+        )
     capabilities = request.capabilities
     device = Device(
         id=str(uuid.uuid4()),

@@ -104,7 +104,7 @@ class Rounds:
             RefusedRequestError: it may not come in; see `enrol_device`.
         """
         with self.turn() as turn:
-            device = enrol_device(turn, request, signature)
+            device = enrol_device(turn, request, signature, max_devices=self.policy.max_devices)
             advance(turn, self.policy)
             return EnrolResponse(device_id=device.id, manifest_sha256=self.family.manifest_sha256)
 

@@ -13,6 +13,7 @@ class RoundPolicy:
 
     Attributes:
         rounds: rounds to train.
+        max_devices: devices that may be enrolled, revoked ones not counted.
         min_devices: enrolled devices at which the first round opens.
         min_updates: accepted updates without which no round closes.
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
@@ -27,6 +28,7 @@ class RoundPolicy:
     """
 
     rounds: int = 3
+    max_devices: int = 10_000
     min_devices: int = 1
     min_updates: int = 1
     round_deadline_s: float = 600.0
@@ -40,7 +42,7 @@ class RoundPolicy:
     keep_updates: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "min_devices", "min_updates"):
+        for name in ("rounds", "max_devices", "min_devices", "min_updates"):
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
         if not 0 < self.round_deadline_s < math.inf:
