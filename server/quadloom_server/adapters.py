@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from quadloom_runtime.contract.manifest import BlobReference
-from quadloom_runtime.durable_files import write_atomically
+from quadloom_runtime.durable_files import make_folder, using, write_atomically
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.family_folder import blob_reference
 from quadloom_server.family import ADAPTER_TENSORS, ServedFamily, read_parameters
@@ -55,17 +55,18 @@ class AdapterFolders:
     def point_latest(self, number: int) -> None:
         """Let ``latest`` name this round's folder, without a moment at which it names none."""
         folder = self._root / "adapters"
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".latest.") as temporary:
+        with using(folder / LATEST), tempfile.TemporaryDirectory(dir=folder, prefix=".latest.") as temporary:
             link = Path(temporary) / LATEST
             link.symlink_to(_name(number))
             link.replace(folder / LATEST)
 
     def _write(self, number: int, tensors: bytes) -> None:
         folder = self._root / "adapters" / _name(number)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for each in self._family.manifest.adapter:
             if each != self._family.initial_adapter:
-                shutil.copyfile(self._family.folder / each.path, folder / Path(each.path).name)
+                with using(folder / Path(each.path).name):
+                    shutil.copyfile(self._family.folder / each.path, folder / Path(each.path).name)
         # The tensors last: a folder that has them is complete.
         write_atomically(folder / ADAPTER_TENSORS, tensors, half_written="adapter-half-written")
 
