@@ -109,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
             host, port = listener.getsockname()[:2]
             scheme = "http" if certificate is None else "https"
-            _say(f"serving {family.manifest.model.source} at {scheme}://{host}:{port}")
+            place = f"[{host}]" if ":" in host else host
+            _say(f"serving {family.manifest.model.source} at {scheme}://{place}:{port}")
             run_server(
                 rounds,
                 listener=listener,

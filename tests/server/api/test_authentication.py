@@ -56,9 +56,10 @@ def blob(task: Any) -> str:
     return f"/v1/blobs/{task.family.manifest_sha256}"
 
 
+@pytest.mark.usefixtures("tablet")
 @pytest.mark.parametrize(("method", "path"), DEVICE_ROUTES)
 def test_every_route_of_devices_refuses_unsigned_requests(
-    task: Any, client: TestClient, phone: Any, tablet: Any, method: str, path: str
+    task: Any, client: TestClient, phone: Any, method: str, path: str
 ) -> None:
     assignment = task.assignment(phone.device_id).assignment_id
     url = path.format(device=phone.device_id, blob=task.family.manifest_sha256, assignment=assignment)
@@ -118,8 +119,9 @@ def test_a_body_that_was_not_signed_is_refused(client: TestClient, phone: Any, s
     assert (answer.status_code, code(answer)) == (400, "body-digest-mismatch")
 
 
+@pytest.mark.usefixtures("tablet")
 def test_an_altered_upload_does_not_count_and_leaves_its_assignment_open(
-    task: Any, client: TestClient, phone: Any, tablet: Any
+    task: Any, client: TestClient, phone: Any
 ) -> None:
     assignment = task.assignment(phone.device_id)
     url = f"/v1/assignments/{assignment.assignment_id}/update"
@@ -196,7 +198,8 @@ def test_a_device_that_nobody_enrolled_is_unknown(task: Any, client: TestClient)
     assert (answer.status_code, code(answer)) == (401, "unknown-device")
 
 
-def test_a_revoked_device_is_refused_everywhere(task: Any, client: TestClient, phone: Any, tablet: Any) -> None:
+@pytest.mark.usefixtures("tablet")
+def test_a_revoked_device_is_refused_everywhere(task: Any, client: TestClient, phone: Any) -> None:
     assignment = task.assignment(phone.device_id)
     with task.rounds.turn() as turn:
         control.revoke_device(turn, phone.device_id)
@@ -208,7 +211,7 @@ def test_a_revoked_device_is_refused_everywhere(task: Any, client: TestClient, p
             assert code(answer) == "revoked-device"
 
 
-def test_a_device_acts_on_nobody_but_itself(task: Any, client: TestClient, phone: Any, tablet: Any) -> None:
+def test_a_device_acts_on_nobody_but_itself(client: TestClient, phone: Any, tablet: Any) -> None:
     answer = client.post(f"/v1/devices/{tablet.device_id}/check-in", json={}, auth=phone)
     assert (answer.status_code, code(answer)) == (403, "not-your-device")
 

@@ -51,6 +51,21 @@ def test_a_server_killed_in_the_middle_of_a_round_continues_it_and_counts_each_u
         np.testing.assert_allclose(after[name] - value, 2.0, rtol=1e-6, atol=1e-6)
 
 
+def test_a_request_that_a_killed_server_has_answered_is_still_a_replay_for_the_next_one(
+    serve: Callable[..., Any], family_folder: Path, tmp_path: Path
+) -> None:
+    first = serve(family_folder, tmp_path / "state")
+    device = first.enrol("device")
+    url = f"/v1/devices/{device.device_id}/check-in"
+    fields = device.sign("POST", url, b"{}") | {"content-type": "application/json"}
+    assert first.client.post(url, content=b"{}", headers=fields).status_code == 200
+    first.process.send_signal(signal.SIGKILL)
+    assert first.end() == -signal.SIGKILL
+    second = serve(family_folder, tmp_path / "state")
+    assert second.client.post(url, content=b"{}", headers=fields).json()["code"] == "replayed-request"
+    assert second.check_in(device).assignment is not None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server_cleanly(
     serve: Callable[..., Any], family_folder: Path, tmp_path: Path, number: signal.Signals
@@ -86,6 +101,14 @@ def test_training_settings_of_the_command_line_reach_the_device(
     assert (settings.optimizer, settings.learning_rate, settings.epochs) == ("sgd", 0.5, 3)
     assert (settings.max_steps, settings.clip_norm, settings.schedule) == (9, None, "linear")
     assert settings.head_learning_rate == 1e-3
+
+
+def test_an_ipv6_address_is_printed_so_that_it_can_be_used(
+    serve: Callable[..., Any], family_folder: Path, tmp_path: Path
+) -> None:
+    server = serve(family_folder, tmp_path / "state", "--host", "::1")
+    assert server.client.base_url.host == "::1"
+    assert server.client.get("/healthz").status_code == 200
 
 
 def test_a_port_in_use_is_named(run_and_fail: Callable[..., str], family_folder: Path, tmp_path: Path) -> None:
