@@ -11,16 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.faults.fleet import FleetRun
-from tests.faults.run import run_schedules, run_undisturbed
+from tests.faults.run import run_schedules
 from tests.faults.schedule import CRASH_POINTS, schedule
 from tests.faults.verdict import check_run
 
 EVERY_PHASE = [31, 50, 57, 63, 184]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> FleetRun:
-    return run_undisturbed(tmp_path_factory.mktemp("faults"))
 
 
 def test_deaths_at_every_phase_and_broken_links_lose_nothing_and_double_nothing(
