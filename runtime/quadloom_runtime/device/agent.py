@@ -10,7 +10,8 @@ from quadloom_runtime.contract.manifest import FamilyManifest
 from quadloom_runtime.contract.wire import Assignment, Capabilities, FailureReport, ReportResponse, UpdateReport
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.data import EncodedData, Example, check_labels, encode
-from quadloom_runtime.device.client import RefusedError, ServerClient, ServerUnreachableError
+from quadloom_runtime.device.answers import RefusedError
+from quadloom_runtime.device.client import ServerClient, ServerUnreachableError
 from quadloom_runtime.device.events import EventLog
 from quadloom_runtime.device.family_copy import FamilyCopy, tokenizer_blob
 from quadloom_runtime.device.state import DeviceState, update_bytes

@@ -4,11 +4,9 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import ValidationError
 
 from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.connection import ServerAddress, certificate_problem
@@ -18,41 +16,24 @@ from quadloom_runtime.contract.wire import (
     CheckInResponse,
     EnrolRequest,
     EnrolResponse,
-    ErrorResponse,
     FailureReport,
     Message,
     ReportResponse,
 )
 from quadloom_runtime.crash_points import reach
+from quadloom_runtime.device.answers import M, parse_answer, raise_for
 from quadloom_runtime.device.identity import CONTENT_SHA256, RequestSigner
-from quadloom_runtime.device.retry import PatienceExhaustedError, R, Retry, TryAgainError
+from quadloom_runtime.device.retry import PatienceExhaustedError, R, Retry
 from quadloom_runtime.durable_files import make_folder, using
 from quadloom_runtime.errors import QuadloomError
 
 TIMEOUT_S = 30.0
 DOWNLOAD_ATTEMPTS = 2
-LONGEST_RETRY_AFTER_S = 60.0
-TEMPORARY = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 PART_BYTES = 1 << 16
-M = TypeVar("M", bound=Message)
 
 
 class ServerUnreachableError(QuadloomError):
     """The server did not answer for as long as patience lasts."""
-
-
-class RefusedError(QuadloomError):
-    """The server answered and said no.
-
-    Args:
-        status: HTTP status.
-        error: what the server wrote.
-    """
-
-    def __init__(self, status: int, error: ErrorResponse) -> None:
-        super().__init__(f"the server refused ({status} {error.code}): {error.cause}", remedy=error.remedy)
-        self.status = status
-        self.code = error.code
 
 
 @dataclass(frozen=True)
@@ -123,7 +104,7 @@ class ServerClient:
     def report_update(self, assignment_id: str, content: bytes) -> ReportResponse:
         """Send an update (safetensors); sending it again is safe."""
         path = f"/v1/assignments/{assignment_id}/update"
-        return _parse(self._send("PUT", path, content, media_type="application/vnd.safetensors"), ReportResponse)
+        return parse_answer(self._send("PUT", path, content, media_type="application/vnd.safetensors"), ReportResponse)
 
     def report_failure(self, assignment_id: str, report: FailureReport) -> ReportResponse:
         """Say that an assignment cannot be done."""
@@ -161,7 +142,7 @@ class ServerClient:
                 return  # everything is here already; the hash decides
             if not response.is_success:
                 response.read()
-                _raise_for(response)
+                raise_for(response)
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             with using(partial), partial.open("ab" if resumed else "wb") as file:
                 for chunk in response.iter_raw():  # as it comes: a buffer would be lost when the connection drops
@@ -172,7 +153,7 @@ class ServerClient:
 
     def _message(self, path: str, message: Message, answer: type[M]) -> M:
         content = message.model_dump_json().encode()
-        return _parse(self._send("POST", path, content, media_type="application/json"), answer)
+        return parse_answer(self._send("POST", path, content, media_type="application/json"), answer)
 
     def _send(self, method: str, path: str, content: bytes, *, media_type: str) -> httpx.Response:
         def send() -> httpx.Response:
@@ -185,7 +166,7 @@ class ServerClient:
             self.traffic.up_bytes += len(content)
             self.traffic.down_bytes += len(response.content)
             if not response.is_success:
-                _raise_for(response)
+                raise_for(response)
             return response
 
         return self._patiently(send)
@@ -227,31 +208,3 @@ class InParts:
             if start:
                 reach("upload-half-sent")
             yield self.content[start : start + PART_BYTES]
-
-
-def _raise_for(response: httpx.Response) -> None:
-    try:
-        error = ErrorResponse.model_validate_json(response.content)
-    except ValidationError:
-        error = ErrorResponse(
-            code="unknown", cause=response.text[:200] or "no explanation", remedy="check that --server is Quadloom's"
-        )
-    if response.status_code >= 500 or response.status_code in TEMPORARY:
-        raise TryAgainError(f"HTTP {response.status_code}: {error.cause}", after_s=_retry_after_s(response))
-    raise RefusedError(response.status_code, error)
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """What the server asks for, within reason; a proxy may also send a date, which is not needed here."""
-    stated = response.headers.get("retry-after", "")
-    return min(float(stated), LONGEST_RETRY_AFTER_S) if stated.isdecimal() else 0.0
-
-
-def _parse(response: httpx.Response, answer: type[M]) -> M:
-    try:
-        return answer.model_validate_json(response.content)
-    except ValidationError as error:
-        raise QuadloomError(
-            f"the server's answer is not a {answer.__name__}: {error}",
-            remedy="run the same Quadloom release on server and device",
-        ) from None

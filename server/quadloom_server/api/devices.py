@@ -16,6 +16,7 @@ from quadloom_server.api.authentication import OwnDeviceId, VerifiedSignature
 from quadloom_server.api.uploads import UpdateReceiver
 from quadloom_server.errors import RefusedRequestError
 from quadloom_server.rounds.machine import Rounds
+from quadloom_server.trust.ownership import require_own
 
 SAFETENSORS_BODY = {
     "requestBody": {
@@ -53,7 +54,7 @@ def device_routes(rounds: Rounds) -> APIRouter:
 
     @router.put("/assignments/{assignment_id}/update", openapi_extra=SAFETENSORS_BODY)
     async def report_update(assignment_id: str, request: Request, signature: VerifiedSignature) -> ReportResponse:
-        await run_in_threadpool(rounds.require_own, assignment_id, device_id=signature.key_id)
+        await run_in_threadpool(require_own, rounds.state.sessions, assignment_id, device_id=signature.key_id)
         answer = await receiver.receive(assignment_id, request)
         if answer.status == "accepted":
             reach("update-counted-before-answer")
@@ -61,7 +62,7 @@ def device_routes(rounds: Rounds) -> APIRouter:
 
     @router.post("/assignments/{assignment_id}/failure")
     def report_failure(assignment_id: str, report: FailureReport, signature: VerifiedSignature) -> ReportResponse:
-        rounds.require_own(assignment_id, device_id=signature.key_id)
+        require_own(rounds.state.sessions, assignment_id, device_id=signature.key_id)
         return rounds.report_failure(assignment_id, report)
 
     return router

@@ -29,7 +29,6 @@ from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
 from quadloom_server.aggregation.validation import InvalidUpdateError, UpdateBounds, read_update
 from quadloom_server.errors import (
-    NotYourAssignmentError,
     RevokedDeviceError,
     UnknownAssignmentError,
     UnknownDeviceError,
@@ -182,20 +181,6 @@ class Rounds:
         """
         noted = ReportResponse(status="accepted", reason="failure noted", retry_after_s=self.policy.retry_after_s)
         return self._fail(assignment_id, answer=noted, kind=report.kind, message=report.message)
-
-    def require_own(self, assignment_id: str, *, device_id: str) -> None:
-        """Check that the assignment is this device's.
-
-        Raises:
-            UnknownAssignmentError: no such assignment.
-            NotYourAssignmentError: it is another device's.
-        """
-        with self.state.sessions() as session:
-            row = session.get(tables.Assignment, assignment_id)
-            if row is None:
-                raise UnknownAssignmentError(assignment_id)
-            if row.device_id != device_id:
-                raise NotYourAssignmentError(assignment_id)
 
     def task_status(self) -> TaskStatus:
         """Everything that people see."""

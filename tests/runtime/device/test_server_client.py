@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.connection import ServerAddress
 from quadloom_runtime.contract.wire import Capabilities, FailureReport
-from quadloom_runtime.device.client import Link, RefusedError, ServerClient, ServerUnreachableError
+from quadloom_runtime.device.answers import RefusedError
+from quadloom_runtime.device.client import Link, ServerClient, ServerUnreachableError
 from quadloom_runtime.device.retry import Retry
 from quadloom_runtime.errors import QuadloomError
 
