@@ -388,7 +388,7 @@ class ScriptedServer:
         else:
             self.failures.append((assignment_id, FailureReport.model_validate_json(body)))
         self.assignments = [each for each in self.assignments if each.assignment_id != assignment_id]
-        return ReportResponse(status="accepted", reason="counted", retry_after_s=0.01).model_dump_json()
+        return ReportResponse(status="accepted", reason="counted").model_dump_json()
 
 
 def error(code: str) -> bytes:

@@ -146,7 +146,7 @@ class CheckInResponse(Message):
 
     task_state: Literal["running", "paused", "finished"]
     assignment: Assignment | None
-    retry_after_s: float
+    retry_after_s: float = Field(ge=0, le=MAXIMUM_RETRY_AFTER_S)
     reason: str
 
 
@@ -190,7 +190,6 @@ class ReportResponse(Message):
 
     status: Literal["accepted", "duplicate", "late", "rejected"]
     reason: str
-    retry_after_s: float
 
 
 class ErrorResponse(Message):

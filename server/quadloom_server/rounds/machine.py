@@ -150,7 +150,7 @@ class Rounds:
         """
         with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
-            settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
+            settled = reports.already_settled(turn, row)
             if settled is not None:
                 return settled
             expected = self.family.manifest.trained_parameters(row.depth)
@@ -158,12 +158,12 @@ class Rounds:
         try:
             update = read_update(upload.path, expected, bounds=bounds)
         except InvalidUpdateError as error:
-            rejected = ReportResponse(status="rejected", reason=error.cause, retry_after_s=self.policy.retry_after_s)
+            rejected = ReportResponse(status="rejected", reason=error.cause)
             return self._fail(assignment_id, answer=rejected, kind="rejected", message=error.cause)
         sync_file(upload.path)
         with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
-            settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
+            settled = reports.already_settled(turn, row)
             if settled is not None:
                 return settled
             # In the turn, so that no closing round clears it away before it counts.
@@ -171,7 +171,7 @@ class Rounds:
             reach("upload-stored-before-commit")
             reports.accept(turn, row, update, upload, clip_norm=self.policy.clip_update_norm)
             advance(turn, self.policy)
-        return ReportResponse(status="accepted", reason="counted", retry_after_s=self.policy.retry_after_s)
+        return ReportResponse(status="accepted", reason="counted")
 
     def report_failure(self, assignment_id: str, report: FailureReport) -> ReportResponse:
         """End an assignment that the device could not do; after out-of-memory it gets a smaller member.
@@ -179,7 +179,7 @@ class Rounds:
         Raises:
             UnknownAssignmentError: no such assignment.
         """
-        noted = ReportResponse(status="accepted", reason="failure noted", retry_after_s=self.policy.retry_after_s)
+        noted = ReportResponse(status="accepted", reason="failure noted")
         return self._fail(assignment_id, answer=noted, kind=report.kind, message=report.message)
 
     def task_status(self) -> TaskStatus:
@@ -233,7 +233,7 @@ class Rounds:
     def _fail(self, assignment_id: str, *, answer: ReportResponse, kind: str, message: str) -> ReportResponse:
         with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
-            settled = reports.already_settled(turn, row, retry_after_s=self.policy.retry_after_s)
+            settled = reports.already_settled(turn, row)
             if settled is not None:
                 return settled
             reports.fail(turn, row, kind=kind, message=message)

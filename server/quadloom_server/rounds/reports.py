@@ -9,33 +9,31 @@ from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Rou
 from quadloom_server.store.uploads import ReceivedUpload
 
 
-def already_settled(turn: Turn, row: Assignment, *, retry_after_s: float) -> ReportResponse | None:
+def already_settled(turn: Turn, row: Assignment) -> ReportResponse | None:
     """The answer when nothing may count any more for this assignment, else None.
 
     An assignment that expired in a round that is still open may yet be reported: a slow device is not a vanished one.
     """
     if row.state == "accepted":
         return ReportResponse(
-            status="duplicate", reason="this assignment's update is already counted", retry_after_s=retry_after_s
+            status="duplicate", reason="this assignment's update is already counted"
         )
     if row.state == "failed":
         return ReportResponse(
             status="duplicate",
             reason=f"this assignment already ended with a failure ({row.failure_kind})",
-            retry_after_s=retry_after_s,
         )
     if control.is_ended(turn.session):
-        return ReportResponse(status="late", reason=control.ENDED, retry_after_s=retry_after_s)
+        return ReportResponse(status="late", reason=control.ENDED)
     current = turn.session.get_one(Round, row.round_number)
     if current.state != "open":
         return ReportResponse(
-            status="late", reason=f"round {row.round_number} no longer takes updates", retry_after_s=retry_after_s
+            status="late", reason=f"round {row.round_number} no longer takes updates"
         )
     if has_accepted_update(turn.session, device_id=row.device_id, round_number=row.round_number):
         return ReportResponse(
             status="duplicate",
             reason=f"another update of this device is already counted in round {row.round_number}",
-            retry_after_s=retry_after_s,
         )
     return None
 
