@@ -15,9 +15,7 @@ def already_settled(turn: Turn, row: Assignment) -> ReportResponse | None:
     An assignment that expired in a round that is still open may yet be reported: a slow device is not a vanished one.
     """
     if row.state == "accepted":
-        return ReportResponse(
-            status="duplicate", reason="this assignment's update is already counted"
-        )
+        return ReportResponse(status="duplicate", reason="this assignment's update is already counted")
     if row.state == "failed":
         return ReportResponse(
             status="duplicate",
@@ -27,9 +25,7 @@ def already_settled(turn: Turn, row: Assignment) -> ReportResponse | None:
         return ReportResponse(status="late", reason=control.ENDED)
     current = turn.session.get_one(Round, row.round_number)
     if current.state != "open":
-        return ReportResponse(
-            status="late", reason=f"round {row.round_number} no longer takes updates"
-        )
+        return ReportResponse(status="late", reason=f"round {row.round_number} no longer takes updates")
     if has_accepted_update(turn.session, device_id=row.device_id, round_number=row.round_number):
         return ReportResponse(
             status="duplicate",
