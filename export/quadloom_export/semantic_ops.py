@@ -63,13 +63,18 @@ def _(x: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("quadloom::row_scale", mutates_args=())
-def row_scale(x: Tensor, levels: int) -> Tensor:
-    """Scale per row of ``(rows, group)`` float32: the largest magnitude over `levels` (127 for INT8, 7 for INT4)."""
-    return torch.maximum(x.amax(1), -x.amin(1)).clamp_min(SMALLEST_SCALE) * (1.0 / levels)
+def row_scale(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:
+    """Scale per row of ``(rows, group)`` float32: the largest magnitude over `levels` (127 for INT8, 7 for INT4).
+
+    Where `x` is known never to lie below `lower_bound` (at most 0), that bound stands for the smallest value, and
+    nobody has to look for it.
+    """
+    smallest = x.amin(1) if lower_bound is None else torch.tensor(lower_bound)
+    return torch.maximum(x.amax(1), -smallest).clamp_min(SMALLEST_SCALE) * (1.0 / levels)
 
 
 @row_scale.register_fake
-def _(x: Tensor, levels: int) -> Tensor:  # noqa: ARG001
+def _(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape[0])
 
 

@@ -83,21 +83,18 @@ class TestEveryArchitecture:
         if depth == LAYERS:
             assert trained == set(expected)
 
-    @pytest.mark.parametrize(("bits", "largest_error"), [(8, 0.01), (4, 0.12)])
-    def test_quantized_members_stay_close(self, make_tiny, name, all_linear, bits, largest_error):
-        """Over four batches together: in a single one the examples' gradients may nearly cancel, and noise does not."""
+    @pytest.mark.parametrize(("bits", "largest_error"), [(8, 0.01), (4, 0.16)])
+    def test_quantized_members_stay_close_on_every_batch(self, make_tiny, name, all_linear, bits, largest_error):
         tiny = make_tiny(name, all_linear)
-        found, expected = {}, {}
-        for seed in range(4):
+        for seed in range(6):
             parameters, batch = tiny.parameters(), tiny.batch(BATCH_SIZE, seed=seed)
             step = tiny.step(parameters, batch, depth=LAYERS, quantized_layers=LAYERS, bits=bits)
             lora, head = split_head(step.gradients, tiny.layer_of())
             eager = tiny.eager(parameters, batch)
             assert relative_l2(head, eager.gradients) <= 1e-5, "the head lies above every quantized layer"
             assert step.loss == pytest.approx(eager.loss, rel=1e-5)
-            found |= {(seed, name): value for name, value in lora.items()}
-            expected |= {(seed, name): value for name, value in eager.gradients.items()}
-        assert 1e-5 < relative_l2(found, expected) <= largest_error, "below the lower bound nothing was quantized"
+            error = relative_l2(lora, eager.gradients)
+            assert 1e-5 < error <= largest_error, "below the lower bound nothing was quantized"
 
     @pytest.mark.parametrize("rows", [BATCH_SIZE, 1, 5])
     def test_the_evaluation_graph_has_the_logits_of_pytorch(self, make_tiny, name, all_linear, rows):

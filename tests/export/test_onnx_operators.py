@@ -84,10 +84,12 @@ FUNCTIONS = {
     "scaled sum of products": lambda x: x + 0.5 * (x @ x.sum(0).view(8, 1) @ x.sum(0).view(1, 8)),
     "batched product": lambda x: torch.bmm(x.view(-1, 2, 4), x.view(-1, 2, 4).transpose(1, 2) * 0.3),
     "unit interval": lambda x: quadloom.unit_interval(x.tanh()),
-    "row scale": lambda x: quadloom.row_scale(x, 127),
-    "int8": lambda x: quadloom.dequantize(quadloom.quantize(x, s := quadloom.row_scale(x, 127)), s),
+    "row scale": lambda x: quadloom.row_scale(x, 127, None),
+    "row scale, never negative": lambda x: quadloom.row_scale(x.abs(), 127, 0.0),
+    "row scale, bounded below": lambda x: quadloom.row_scale(x.clamp(min=-0.5), 127, -0.5),
+    "int8": lambda x: quadloom.dequantize(quadloom.quantize(x, s := quadloom.row_scale(x, 127, None)), s),
     "int4": lambda x: quadloom.dequantize(
-        quadloom.unpack_int4(quadloom.pack_int4(quadloom.quantize(x, s := quadloom.row_scale(x, 7)))), s / 16
+        quadloom.unpack_int4(quadloom.pack_int4(quadloom.quantize(x, s := quadloom.row_scale(x, 7, None)))), s / 16
     ),
 }
 

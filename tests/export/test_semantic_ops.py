@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from quadloom_export.passes.activation import SMALLEST_DERIVATIVE
 from quadloom_export.semantic_ops import (
     batch_full,
     batch_tile,
@@ -27,7 +28,7 @@ rows = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=
 @given(rows, st.sampled_from([127, 7]))
 def test_a_quantized_element_is_off_by_half_a_scale_at_most(values, levels):
     x = torch.from_numpy(values)
-    scale = row_scale(x, levels)
+    scale = row_scale(x, levels, None)
     stored = quantize(x, scale)
     assert stored.dtype == torch.int8
     assert int(stored.abs().max()) <= levels
@@ -39,13 +40,13 @@ def test_a_quantized_element_is_off_by_half_a_scale_at_most(values, levels):
 @given(rows, st.sampled_from([127, 7]))
 def test_the_largest_magnitude_of_a_row_uses_the_whole_range(values, levels):
     x = torch.from_numpy(values)
-    largest = quantize(x, row_scale(x, levels)).int().abs().amax(1)
+    largest = quantize(x, row_scale(x, levels, None)).int().abs().amax(1)
     assert bool((largest[x.abs().amax(1) > 1e-20] == levels).all())
 
 
 def test_an_all_zero_row_comes_back_as_zeros():
     x = torch.zeros(2, 8)
-    scale = row_scale(x, 127)
+    scale = row_scale(x, 127, None)
     assert bool((scale > 0).all())
     assert torch.equal(dequantize(quantize(x, scale), scale), x)
 
@@ -96,3 +97,16 @@ def test_batch_sizes_multiply_one_axis(batch, factor, axis):
     assert bool((full == 1.5).all())
     tiled = batch_tile(torch.arange(8.0).reshape(2, 2, 2), reference, shape, axis)
     assert list(tiled.shape) == [2 * size for size in expected]
+
+
+@given(rows)
+def test_a_known_lower_bound_gives_a_scale_that_clips_nothing(values):
+    bounded = torch.from_numpy(values).clamp(min=-0.5)
+    scale = row_scale(bounded, 127, -0.5)
+    assert (scale >= row_scale(bounded, 127, None)).all()
+    assert quantize(bounded, scale).int().abs().max() <= 127
+
+
+def test_the_smallest_derivative_of_gelu_bounds_it_closely():
+    slope = gelu_derivative(torch.linspace(-6, 6, 100_001))
+    assert SMALLEST_DERIVATIVE <= float(slope.min()) <= SMALLEST_DERIVATIVE + 2e-4

@@ -293,9 +293,12 @@ def _scatter_add(out: OnnxEmitter, node: fx.Node) -> str:
 def _row_scale(out: OnnxEmitter, node: fx.Node) -> str:
     # The larger of max and -min: |x| as a whole would need another full-size buffer.
     source, axis = out.name_of(node.args[0]), out.integers([1])  # type: ignore[arg-type]
-    largest = out.node("ReduceMax", [source, axis], keepdims=0)
-    smallest = out.node("Neg", [out.node("ReduceMin", [source, axis], keepdims=0)])
-    magnitude = out.node("Max", [largest, smallest, out.constant(np.asarray(SMALLEST_SCALE, dtype=np.float32))])
+    lower_bound = node.args[2]
+    candidates = [out.node("ReduceMax", [source, axis], keepdims=0)]
+    if lower_bound is None:
+        candidates.append(out.node("Neg", [out.node("ReduceMin", [source, axis], keepdims=0)]))
+    floor = SMALLEST_SCALE if not lower_bound else -lower_bound  # type: ignore[operator]
+    magnitude = out.node("Max", [*candidates, out.constant(np.asarray(floor, dtype=np.float32))])
     return out.node("Mul", [magnitude, out.constant(np.asarray(1.0 / node.args[1], dtype=np.float32))])  # type: ignore[operator]
 
 

@@ -17,6 +17,9 @@ from quadloom_export.passes.simplify import apply_rules, view_of
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
 
+SMALLEST_DERIVATIVE = -0.12905
+"""GELU's derivative has its minimum where the density's slope is, at -sqrt(2): 0.0786 - sqrt(2) 0.1468."""
+
 
 def save_gelu_derivative(joint: JointGraph) -> JointGraph:
     """An equal graph in which every GELU with a backward computes its derivative in the forward."""
@@ -49,6 +52,7 @@ def _share_error_function(graph: fx.Graph, gelu: fx.Node, derivative: fx.Node) -
         density = emit(graph, aten.exp.default, (exponent,), like=gelu)
         slope = emit(graph, aten.mul.Tensor, (y, density), like=gelu)
         saved = emit(graph, aten.add.Tensor, (cdf, slope), like=gelu)
+        saved.meta["lower_bound"] = SMALLEST_DERIVATIVE
         share = emit(graph, aten.mul.Tensor, (y, cdf), like=gelu)
         value = emit(graph, aten.mul.Tensor, (share, math.sqrt(2)), like=gelu)
     gelu.replace_all_uses_with(value)

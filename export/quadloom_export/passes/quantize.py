@@ -6,11 +6,12 @@ quantizes activations the same way; storing the square root of softmax probabili
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import fx
 
-from quadloom_export.graph import JointGraph, batch_free_shape, emit, shape_of, val
+from quadloom_export.graph import JointGraph, batch_axis, batch_free_shape, emit, shape_of, val
 from quadloom_export.passes.stash import SavedTensor, saved_tensors
 
 aten = torch.ops.aten
@@ -28,7 +29,8 @@ class StashFormat:
 
     Attributes:
         bits: 8 or 4 per element.
-        group_size: elements of a row that share a scale; rows that it does not divide have one scale.
+        group_size: elements that share a scale: a part of a row, or several rows that are shorter; rows that fit
+            neither way have one scale each.
     """
 
     bits: int = 8
@@ -65,8 +67,11 @@ def _worth_quantizing(saved: SavedTensor, stash_format: StashFormat) -> bool:
 
 
 def _group(node: fx.Node, stash_format: StashFormat) -> int:
-    row = shape_of(node)[-1]
-    return stash_format.group_size if row % stash_format.group_size == 0 else row
+    """Elements that share a scale: part of a row, or neighbouring rows of one example that fill a group."""
+    row, wanted = shape_of(node)[-1], stash_format.group_size
+    axis = batch_axis(node)
+    example = prod(shape_of(node)[(0 if axis is None else axis + 1) :])
+    return wanted if row % wanted == 0 or (wanted % row == 0 and example % wanted == 0) else row
 
 
 def _quantize(graph: fx.Graph, node: fx.Node, stash_format: StashFormat) -> None:
@@ -80,7 +85,8 @@ def _quantize(graph: fx.Graph, node: fx.Node, stash_format: StashFormat) -> None
     with graph.inserting_before(anchor):
         source = emit(graph, aten.sqrt.default, (node,), like=node) if is_probability else node
         rows = emit(graph, aten.reshape.default, (source, [-1, _group(node, stash_format)]), like=node)
-        scale = emit(graph, quadloom.row_scale.default, (rows, stash_format.levels), like=node)
+        bound = 0.0 if is_probability else node.meta.get("lower_bound")
+        scale = emit(graph, quadloom.row_scale.default, (rows, stash_format.levels, bound), like=node)
         stored = emit(graph, quadloom.quantize.default, (rows, scale), like=node)
         if stash_format.bits == 4:
             stored = emit(graph, quadloom.pack_int4.default, (stored,), like=node)
