@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from quadloom_runtime import __version__
-from quadloom_runtime.contract.wire import TaskStatus
+from quadloom_runtime.contract.wire import ErrorResponse, TaskStatus
 from quadloom_server.aggregation.validation import largest_update_bytes
 from quadloom_server.api.admin import admin_routes
 from quadloom_server.api.authentication import Authentication
@@ -29,6 +30,10 @@ from quadloom_server.trust.authentication import RequestAuthenticator
 from quadloom_server.trust.nonces import NonceLog
 
 TICK_S = 0.25
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorResponse, "description": "Refused: code, cause and remedy."} for code in ("4XX", "5XX", 422)
+}
+"""FastAPI would document a 422 of its own kind if this one were not named."""
 logger = logging.getLogger("quadloom_server")
 
 
@@ -54,7 +59,7 @@ def create_app(
         yield
         task.cancel()
 
-    app = FastAPI(title="Quadloom server", version=__version__, lifespan=ticking)
+    app = FastAPI(title="Quadloom server", version=__version__, lifespan=ticking, responses=REFUSALS)
     authenticator = RequestAuthenticator(
         sessions=rounds.state.quick_sessions, nonces=NonceLog(rounds.state.quick_sessions), clock=rounds.clock
     )
@@ -76,7 +81,7 @@ def create_app(
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/", response_class=HTMLResponse)
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:
         return status_page(rounds.family.manifest.model.source, rounds.task_status())
 

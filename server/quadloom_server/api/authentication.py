@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -127,7 +128,19 @@ class _Body:
             )
 
 
-def signature_of(request: Request) -> RequestSignature:
+# The middleware checks both; these only say so in the OpenAPI document.
+SIGNED = APIKeyHeader(
+    name="Signature",
+    scheme_name="device-signature",
+    auto_error=False,
+    description="with Signature-Input and Content-Digest: HTTP Message Signatures (RFC 9421) by the device's key",
+)
+BY_ADMIN_TOKEN = HTTPBearer(
+    scheme_name="admin-token", auto_error=False, description="the file admin-token in the server's state folder"
+)
+
+
+def signature_of(request: Request, _stated: Annotated[str | None, Depends(SIGNED)]) -> RequestSignature:
     """The verified signature of the request."""
     found: RequestSignature = request.state.signature
     return found
@@ -155,7 +168,9 @@ def own_device_id(device_id: str, signature: VerifiedSignature) -> str:
 OwnDeviceId = Annotated[str, Depends(own_device_id)]
 
 
-def require_admin(request: Request) -> None:
+def require_admin(
+    request: Request, _stated: Annotated[HTTPAuthorizationCredentials | None, Depends(BY_ADMIN_TOKEN)]
+) -> None:
     """Fails if the middleware has not seen the admin token: an admin route that it does not guard must not answer."""
     if request.state.is_admin is not True:
         raise AssertionError("an admin route was reached without the admin token")

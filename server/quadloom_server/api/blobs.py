@@ -74,7 +74,8 @@ def blob_routes(catalogue: BlobCatalogue) -> APIRouter:
     """The routes of blobs."""
     router = APIRouter(dependencies=[Depends(signature_of)])
 
-    @router.api_route("/v1/blobs/{sha256}", methods=["GET", "HEAD"], response_class=Response)
+    @router.head("/v1/blobs/{sha256}", response_class=Response, include_in_schema=False)
+    @router.get("/v1/blobs/{sha256}", response_class=Response)
     def get_blob(
         request: Request,
         sha256: str,

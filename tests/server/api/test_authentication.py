@@ -242,3 +242,17 @@ def test_a_device_is_seen_whenever_it_asks(task: Any, client: TestClient, phone:
     client.get(blob(task), auth=phone)
     with task.state.sessions() as session:
         assert session.get_one(Device, phone.device_id).seen_at_s == task.now_s
+
+
+def test_the_openapi_document_says_which_routes_need_which_proof(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"device-signature", "admin-token"}
+    for path, methods in document["paths"].items():
+        wanted: list[dict[str, list[str]]] = []
+        if path.startswith("/v1/") and path != "/v1/task":
+            wanted = [{"admin-token": []}] if path.startswith("/v1/admin/") else [{"device-signature": []}]
+        for operation in methods.values():
+            assert operation.get("security", []) == wanted, path
+            for refused in ("4XX", "5XX"):
+                schema = operation["responses"][refused]["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
