@@ -33,8 +33,8 @@ from quadloom_export.model import LoraModel, add_lora
 from quadloom_export.passes.quantize import StashFormat
 from quadloom_export.pipeline import at_depth, at_quantization, made_lean
 from quadloom_export.trace import trace_evaluation, trace_training
-from quadloom_runtime.engines.engine import EvaluationResult, FloatArray, StepResult
-from quadloom_runtime.engines.onnx import OnnxEvaluationEngine, OnnxTrainingEngine, as_batch
+from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
+from quadloom_runtime.engines.onnx import OnnxEvaluationEngine, OnnxTrainingEngine
 
 torch.set_num_threads(1)
 
@@ -198,11 +198,11 @@ class Tiny:
         bits: int = 8,
     ) -> StepResult:
         """Run a member in ONNX Runtime."""
-        return _engine(self, depth, quantized_layers, bits).step(arrays(parameters), as_batch(arrays(batch)))
+        return _engine(self, depth, quantized_layers, bits).step(arrays(parameters), as_batch(batch))
 
     def evaluate(self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> EvaluationResult:
         """Run the evaluation graph in ONNX Runtime."""
-        return _evaluation_engine(self).evaluate(arrays(parameters), as_batch(arrays(batch)))
+        return _evaluation_engine(self).evaluate(arrays(parameters), as_batch(batch))
 
     def layer_of(self) -> dict[str, int | str]:
         """Layer per trainable tensor, ``head`` for the head."""
@@ -211,6 +211,13 @@ class Tiny:
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in tensors.items()}
+
+
+def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
+    """A batch for an engine; token types default to zeros."""
+    found = arrays(tensors)
+    token_types = found.get("token_type_ids", np.zeros_like(found["input_ids"]))
+    return Batch(found["input_ids"], found["attention_mask"], token_types, found["labels"])
 
 
 @cache

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tests.export.conftest import as_batch
 
 from quadloom_export.calibration import SENTENCES, calibrate, eager_gradients, gradient_error
 from quadloom_runtime.contract.manifest import ParameterSpec
-from quadloom_runtime.engines.onnx import as_batch
 
 TABLE = (
     ParameterSpec(name="a", shape=(2,), layer=0, rank=1),
@@ -44,7 +44,7 @@ def test_reference_gradients_are_those_of_peft(tiny):
     """The exporter judges members by its own eager gradients; they must be PEFT's."""
     parameters, batch = tiny.parameters(), tiny.batch(5)
     batch.pop("token_type_ids", None)
-    found = eager_gradients(tiny.model, parameters, as_batch({name: value.numpy() for name, value in batch.items()}))
+    found = eager_gradients(tiny.model, parameters, as_batch(batch))
     expected = tiny.eager(parameters, batch).gradients
     assert set(found) == set(expected)
     for name, value in found.items():

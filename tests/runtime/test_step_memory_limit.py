@@ -87,17 +87,3 @@ except StepOutOfMemoryError:
     print(35 < held < 51)
 """)
     assert printed == "True"
-
-
-def test_a_native_allocation_failure_that_an_engine_lets_through_is_the_same_error() -> None:
-    printed = run("""
-class Fail(Exception):
-    pass
-
-try:
-    with step_memory_limit(50 * MB, member="d03-q01"):
-        raise Fail("running Expand node: Failed to allocate memory for requested buffer of size 200000000")
-except StepOutOfMemoryError as error:
-    print(error.member, "Expand" in error.cause)
-""")
-    assert printed == "d03-q01 True"

@@ -1,15 +1,11 @@
 """A hard limit on the memory of training steps, enforced by the kernel."""
 
-import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from quadloom_runtime.errors import StepOutOfMemoryError
 from quadloom_runtime.memory import process_memory
-
-ALLOCATION_FAILURE = re.compile(r"bad_alloc|failed to allocate|out of memory", re.IGNORECASE)
-"""How native libraries word it. Engines should translate it themselves; what they let through is recognised here."""
 
 
 @contextmanager
@@ -33,10 +29,8 @@ def step_memory_limit(limit_bytes: int, *, member: str) -> Iterator[None]:
         yield
     except StepOutOfMemoryError as error:
         detail = error.detail
-    except Exception as error:
-        if not isinstance(error, MemoryError) and not ALLOCATION_FAILURE.search(str(error)):
-            raise
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except MemoryError as error:
+        detail = str(error) or type(error).__name__
     else:
         return
     finally:

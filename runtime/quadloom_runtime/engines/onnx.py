@@ -6,8 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, TensorSpec
 from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
 from quadloom_runtime.errors import MissingExtraError, QuadloomError, StepOutOfMemoryError
@@ -147,12 +145,6 @@ def run(
             raise StepOutOfMemoryError(member=label, limit_bytes=None, detail=detail) from None
         raise
     return dict(zip(outputs, values, strict=True))
-
-
-def as_batch(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Batch:
-    """A batch from named arrays; token types default to zeros."""
-    token_types = arrays.get("token_type_ids", np.zeros_like(arrays["input_ids"]))
-    return Batch(arrays["input_ids"], arrays["attention_mask"], token_types, arrays["labels"])
 
 
 @cache
