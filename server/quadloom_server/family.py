@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -30,7 +31,7 @@ class ServedFamily:
     content: bytes
     warnings: tuple[str, ...]
 
-    @property
+    @cached_property
     def manifest_sha256(self) -> str:
         """Under which devices fetch the manifest."""
         return hashlib.sha256(self.content).hexdigest()

@@ -1,8 +1,9 @@
 """The state folder and database of one task, opened by one server at a time."""
 
 import fcntl
+import threading
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,8 @@ class ServerState:
         uploads: updates that are still coming in, on the file system of `blobs`.
         adapters: one PEFT folder per round.
         admin_token: what the owner of the fleet shows.
+        writing: held by whoever writes to the database. SQLite lets one writer in and has the others sleep and ask
+            again, ever longer; waiting here is shorter.
         lock: held open as long as the server runs; the system releases it however the process ends.
     """
 
@@ -46,6 +49,7 @@ class ServerState:
     adapters: AdapterFolders
     admin_token: AdminToken
     lock: IO[str]
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self) -> None:
         """Close the database and let another server have the folder."""

@@ -267,7 +267,8 @@ class ScriptedServer:
         blobs: content per SHA-256.
         assignments: handed out one after the other; each again until it is reported.
         faults: per path prefix, what to do to the next requests: ``unavailable``, ``drop`` (half of the body, then the
-            connection ends), ``alter`` (a byte changed), ``ignore-range``, ``unknown-device``, ``refuse``.
+            connection ends), ``alter`` (a byte changed), ``ignore-range``, ``unknown-device``, ``refuse``, ``too-many``
+            (asks for a pause of 3 seconds), ``too-slow``.
         requests: method, path and Range header of every request.
         updates, failures: what was reported, per assignment, in order of arrival.
     """
@@ -343,7 +344,7 @@ class ScriptedServer:
         self.requests.append((handler.command, handler.path, wanted_range))
         queued = next((faults for prefix, faults in self.faults.items() if handler.path.startswith(prefix)), [])
         fault = queued.pop(0) if queued else ""
-        refusals = {"unavailable": 503, "unknown-device": 404, "refuse": 422}
+        refusals = {"unavailable": 503, "unknown-device": 404, "refuse": 422, "too-many": 429, "too-slow": 408}
         if fault in refusals:
             self._send(handler, refusals[fault], error(fault))
         elif handler.path.startswith("/v1/blobs/"):
@@ -368,6 +369,8 @@ class ScriptedServer:
     def _send(self, handler: BaseHTTPRequestHandler, status: int, content: bytes, *, cut: bool = False) -> None:
         handler.send_response(status)
         handler.send_header("content-length", str(len(content)))
+        if status == 429:
+            handler.send_header("retry-after", "3")
         handler.end_headers()
         handler.wfile.write(content[: len(content) // 2] if cut else content)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-SUMMARY = "measure memory and speed against PyTorch eager"
+SUMMARY = "measure memory and speed: training steps against PyTorch eager, and the server"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument(
             "--work", type=Path, default=Path("build/bench"), help="folder for the benchmark's own family"
         )
+    server = kinds.add_parser("server", help="check-ins, updates and blob bytes per second, and the server's memory")
+    server.add_argument("--devices", default="10 100 1000", metavar='"N ..."', help="sizes of the fleets")
+    server.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for family and state")
     memory.add_argument("--steps", type=int, default=3, help="steps per process; the largest peak counts")
     step.add_argument("--rounds", type=int, default=15, help="interleaved rounds; medians are printed")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Dispatch."""
+    if arguments.benchmark == "server":
+        from quadloom_benchmarks.server import parse_fleet_sizes, report_server
+
+        report_server(parse_fleet_sizes(arguments.devices), work=arguments.work)
+        return 0
     from quadloom_benchmarks.families import open_family, parse_members
 
     members = parse_members(arguments.members)

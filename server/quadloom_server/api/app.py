@@ -60,8 +60,9 @@ def create_app(
         task.cancel()
 
     app = FastAPI(title="Quadloom server", version=__version__, lifespan=ticking, responses=REFUSALS)
+    quick_sessions = rounds.state.quick_sessions
     authenticator = RequestAuthenticator(
-        sessions=rounds.state.quick_sessions, nonces=NonceLog(rounds.state.quick_sessions), clock=rounds.clock
+        sessions=quick_sessions, nonces=NonceLog(quick_sessions, rounds.state.writing), clock=rounds.clock
     )
     # From the inside out: what comes last meets a request first.
     app.add_middleware(DeviceRate, buckets=TokenBuckets(limits.requests_per_minute, clock=time.monotonic))

@@ -7,7 +7,6 @@ takes long, aggregating and evaluating, happens in the background while the roun
 meanwhile are told when to come back.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +75,6 @@ class Rounds:
     clock: Callable[[], float] = time.time
     announce: Callable[[str], None] = print
     told_finished: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
         """Continue where the state is: evaluate the initial adapter if nobody has, close a round that was closing."""
@@ -279,7 +277,7 @@ class Rounds:
     @contextmanager
     def turn(self) -> Iterator[Turn]:
         """One transaction at a time; what follows from it happens after the commit, outside the lock."""
-        with self._lock, self.state.sessions.begin() as session:
+        with self.state.writing, self.state.sessions.begin() as session:
             turn = Turn(session, self.clock())
             yield turn
         try:

@@ -21,7 +21,11 @@ class Progress:
 
 def the_task(session: Session) -> Task:
     """The task whose state this database is."""
-    return session.scalars(select(Task)).one()
+    # Asked for several times in every turn: found once per session.
+    found: Task | None = session.info.get(Task)
+    if found is None:
+        found = session.info[Task] = session.scalars(select(Task)).one()
+    return found
 
 
 def device_count(session: Session) -> int:

@@ -49,6 +49,12 @@ def test_what_may_pass_is_tried_again(error: Exception) -> None:
     assert len(clock.slept) == 4
 
 
+def test_a_server_that_says_when_is_not_asked_sooner() -> None:
+    clock = Clock()
+    assert clock.retry(patience_s=1000).run(failing(3, TryAgainError("HTTP 429", after_s=7))) == "done"
+    assert all(7 <= slept_s <= 7 + bound_s for slept_s, bound_s in zip(clock.slept, (0.5, 1, 2), strict=True))
+
+
 def test_what_cannot_pass_is_not_tried_again() -> None:
     clock = Clock()
     with pytest.raises(KeyError):

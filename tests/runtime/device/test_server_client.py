@@ -107,6 +107,16 @@ def test_requests_survive_a_server_that_is_unavailable_for_a_while(server: Any, 
     assert len(server.requests) == 4
 
 
+def test_a_device_that_asked_too_often_waits_as_long_as_the_server_says(server: Any) -> None:
+    slept: list[float] = []
+    client = ServerClient(ServerAddress(server.url), KEY, retry=Retry(patience_s=60, sleep=slept.append))
+    server.faults["/v1/devices"] = ["too-many", "too-slow"]
+    assert client.enrol("d1", CAPABILITIES).device_id == "device-1"
+    client.close()
+    assert 3 <= slept[0] <= 3.5
+    assert slept[1] < 3
+
+
 def test_an_update_arrives_byte_for_byte_and_a_failure_as_it_was(server: Any, client: ServerClient) -> None:
     assert client.report_update("a-1", CONTENT).status == "accepted"
     failure = FailureReport(kind="out-of-memory", message="größer")
