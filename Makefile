@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test faults lint bench clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ demo: $(EXAMPLE)/eval.jsonl
 
 test: lint $(EXAMPLE)/eval.jsonl
 	$(BIN)/python -m pytest -q
+
+# A hundred seeded schedules of deaths and broken links; some minutes on two cores. One again: --seed N.
+faults: setup
+	$(BIN)/python -m tests.faults.run --schedules 100
 
 lint: setup
 	$(BIN)/ruff check .
