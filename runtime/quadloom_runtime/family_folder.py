@@ -11,6 +11,8 @@ from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
 
 MANIFEST_NAME = "family.json"
+SIGNATURE_NAME = "family.json.sig"
+LARGEST_MANIFEST_BYTES = 32 << 20
 
 
 def file_sha256(path: Path) -> str:
@@ -31,8 +33,11 @@ def manifest_bytes(manifest: FamilyManifest) -> bytes:
 
 
 def save_manifest(folder: Path, manifest: FamilyManifest) -> None:
-    """Write ``family.json`` atomically."""
-    write_atomically(folder / MANIFEST_NAME, manifest_bytes(manifest))
+    """Write ``family.json`` atomically. A signature stays if the manifest does; one of another content goes."""
+    path, content = folder / MANIFEST_NAME, manifest_bytes(manifest)
+    if path.is_file() and path.read_bytes() != content:
+        (folder / SIGNATURE_NAME).unlink(missing_ok=True)
+    write_atomically(path, content)
 
 
 def parse_manifest(content: bytes, *, source: str) -> FamilyManifest:
@@ -66,15 +71,24 @@ def load_manifest(folder: Path) -> FamilyManifest:
     Raises:
         QuadloomError: missing or invalid.
     """
+    return parse_manifest(read_manifest_file(folder), source=str(folder / MANIFEST_NAME))
+
+
+def read_manifest_file(folder: Path) -> bytes:
+    """The bytes of ``folder/family.json``; of a file that is too large, enough for `parse_manifest` to see it.
+
+    Raises:
+        QuadloomError: missing or unreadable.
+    """
     path = folder / MANIFEST_NAME
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(LARGEST_MANIFEST_BYTES + 1)
     except OSError as error:
         raise QuadloomError(
             f"no family at {folder}: {path} cannot be read ({error.strerror})",
             remedy="name a folder that `quadloom export --out` wrote",
         ) from None
-    return parse_manifest(content, source=str(path))
 
 
 def altered_files(folder: Path, manifest: FamilyManifest) -> list[str]:

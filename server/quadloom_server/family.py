@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from quadloom_runtime.contract.manifest import BlobReference, FamilyManifest, MemberKey, MemberSpec, ParameterSpec
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.family_folder import MANIFEST_NAME, altered_files, load_manifest, parse_manifest
+from quadloom_runtime.family_folder import MANIFEST_NAME, altered_files, parse_manifest, read_manifest_file
+from quadloom_runtime.family_signature import read_signature
 
 ADAPTER_TENSORS = "adapter_model.safetensors"
 
@@ -23,12 +24,14 @@ class ServedFamily:
 
     Attributes:
         content: the bytes of the manifest; its SHA-256 is what devices fetch it by.
+        signature: what vouches for `content` to devices that hold the key, None if nobody signed it.
         warnings: what a person should know before relying on it.
     """
 
     folder: Path
     manifest: FamilyManifest
     content: bytes
+    signature: str | None
     warnings: tuple[str, ...]
 
     @cached_property
@@ -51,10 +54,6 @@ class ServedFamily:
         """The member of this key, None when the family does not hold it."""
         return next((each for each in self.manifest.members if each.key == key), None)
 
-    def files_for(self, member: MemberSpec) -> tuple[BlobReference, ...]:
-        """What a device fetches to train `member`: graph, weights, tokenizer."""
-        return (member.graph, self.manifest.format_spec(member.key.format).weights, *self.manifest.tokenizer)
-
 
 def open_family(folder: Path) -> ServedFamily:
     """Read a family and check every file against its hash.
@@ -63,8 +62,7 @@ def open_family(folder: Path) -> ServedFamily:
         QuadloomError: no manifest, a missing or altered file, no member, or an initial adapter that does not match the
             parameter table.
     """
-    load_manifest(folder)  # its errors say what is wrong with the folder
-    content = (folder / MANIFEST_NAME).read_bytes()
+    content = read_manifest_file(folder)
     manifest = parse_manifest(content, source=str(folder / MANIFEST_NAME))
     problems = altered_files(folder, manifest)
     if problems:
@@ -76,7 +74,7 @@ def open_family(folder: Path) -> ServedFamily:
         raise QuadloomError(f"the family at {folder} has no member to train", remedy="let `quadloom export` finish")
     if not any(Path(each.path).name == ADAPTER_TENSORS for each in manifest.adapter):
         raise QuadloomError(f"the family at {folder} names no {ADAPTER_TENSORS}", remedy="export the family again")
-    family = ServedFamily(folder, manifest, content, _warnings(manifest))
+    family = ServedFamily(folder, manifest, content, read_signature(folder), _warnings(manifest))
     read_parameters(folder / family.initial_adapter.path, manifest.parameters)
     return family
 

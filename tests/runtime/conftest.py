@@ -265,6 +265,7 @@ class ScriptedServer:
 
     Attributes:
         blobs: content per SHA-256.
+        manifest_signature: sent along with the manifest's hash.
         assignments: handed out one after the other; each again until it is reported.
         faults: per path prefix, what to do to the next requests: ``unavailable``, ``drop`` (half of the body, then the
             connection ends), ``alter`` (a byte changed), ``ignore-range``, ``unknown-device``, ``refuse``, ``too-many``
@@ -277,6 +278,7 @@ class ScriptedServer:
         self.blobs: dict[str, bytes] = {}
         self.assignments: list[Assignment] = []
         self.manifest_sha256 = "0" * 64
+        self.manifest_signature: str | None = None
         self.faults: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.updates: list[tuple[str, bytes]] = []
@@ -327,6 +329,7 @@ class ScriptedServer:
             round_index=len(self.assignments) + 1,
             member=key,
             manifest_sha256=self.manifest_sha256,
+            manifest_signature=self.manifest_signature,
             adapter=manifest.adapter[0],
             blobs=(member.graph, manifest.format_spec("onnx").weights, *manifest.tokenizer),
             settings=settings,
@@ -376,7 +379,11 @@ class ScriptedServer:
 
     def _answer(self, path: str, body: bytes) -> str:
         if path == "/v1/devices":
-            return EnrolResponse(device_id="device-1", manifest_sha256=self.manifest_sha256).model_dump_json()
+            return EnrolResponse(
+                device_id="device-1",
+                manifest_sha256=self.manifest_sha256,
+                manifest_signature=self.manifest_signature,
+            ).model_dump_json()
         if path.endswith("/check-in"):
             open_work = self.assignments[0] if self.assignments else None
             return CheckInResponse(

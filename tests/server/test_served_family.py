@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi.testclient import TestClient
 
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import load_manifest, save_manifest
+from quadloom_runtime.family_signature import read_signature, write_signature
+from quadloom_server.api.app import create_app
 from quadloom_server.family import open_family
 
 WriteFamily = Callable[..., Path]
@@ -59,3 +64,27 @@ def test_identity_survives_more_members_but_not_another_adapter(tmp_path: Path, 
     assert complete.manifest_sha256 != partial.manifest_sha256
     assert complete.identity == partial.identity
     assert complete.identity != other.identity
+
+
+@pytest.fixture
+def signature(family_folder: Path) -> str | None:
+    """The family is signed before it is opened."""
+    write_signature(family_folder, Ed25519PrivateKey.generate())
+    return read_signature(family_folder)
+
+
+def test_the_signature_of_a_family_is_passed_on_to_devices(signature: str, make_task: Callable[..., Any]) -> None:
+    task = make_task(rounds=1)
+    (device_id,) = task.enrol("phone")
+    assert task.assignment(device_id).manifest_signature == signature
+    auth = task.auth("phone", device_id)
+    capabilities = {"formats": ["onnx"], "memory_limit_bytes": 10**8, "threads": 1, "examples": 100}
+    message = {"name": "phone", "capabilities": capabilities, "public_key": auth.public_key}
+    with TestClient(create_app(task.rounds)) as client:
+        assert client.post("/v1/devices", json=message, auth=auth).json()["manifest_signature"] == signature
+
+
+def test_a_signature_file_that_is_none_is_named_before_anything_is_served(family_folder: Path) -> None:
+    (family_folder / "family.json.sig").write_text("trust me")
+    with pytest.raises(QuadloomError, match=r"family\.json\.sig holds no signature: 'trust me'"):
+        open_family(family_folder)

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 from quadloom_runtime.errors import MissingExtraError, QuadloomError
+from quadloom_runtime.family_signature import write_signature
+from quadloom_runtime.keys import load_private_key
 
 SUMMARY = "export a model as a family of training graphs"
 
@@ -28,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-size", type=int, default=64, help="stash elements that share a scale")
     parser.add_argument("--formats", choices=["onnx"], default="onnx")
     parser.add_argument("--seed", type=int, default=0, help="of the fresh head and adapters")
+    parser.add_argument(
+        "--signing-key", type=Path, metavar="FILE", help="sign the family with this private key, see `quadloom keys`"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,8 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
         group_size=arguments.group_size,
         seed=arguments.seed,
     )
+    signing_key = None if arguments.signing_key is None else load_private_key(arguments.signing_key)
     started = time.monotonic()
     manifest = export_family(arguments.model, arguments.out, settings, progress=lambda line: print(line, flush=True))
+    if signing_key is not None:
+        write_signature(arguments.out, signing_key)
     weight_bytes = manifest.format_spec("onnx").weights.size_bytes
     total_bytes = sum(blob.size_bytes for blob in manifest.blobs())
     print(

@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--enrolment-token-file", type=Path, metavar="FILE", help="token that lets it in the first time it comes"
     )
+    parser.add_argument(
+        "--family-key", type=Path, metavar="FILE", help="public key (PEM); refuse a family that it does not vouch for"
+    )
     parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="certificates of a private authority to trust, PEM")
     parser.add_argument(
         "--allow-unencrypted-http",
@@ -85,6 +88,7 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples
     from quadloom_runtime.contract.wire import Capabilities, DeviceDescription
     from quadloom_runtime.device.agent import DeviceOptions
     from quadloom_runtime.errors import QuadloomError
+    from quadloom_runtime.keys import load_public_key
     from quadloom_runtime.units import parse_bytes
 
     token_file: Path | None = arguments.enrolment_token_file
@@ -113,6 +117,7 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples
         slowdown=slowdown,
         checkpoint_every_s=arguments.checkpoint_s,
         enrolment_token=read_secret(token_file, what="enrolment token") if token_file else None,
+        family_key=None if arguments.family_key is None else load_public_key(arguments.family_key),
     )
 
 

@@ -219,6 +219,10 @@ class FamilyManifest(Value):
         found += [each.graph for each in self.members]
         return tuple({blob.path: blob for blob in found}.values())
 
+    def files_for(self, member: MemberSpec) -> tuple[BlobReference, ...]:
+        """What a device fetches to train `member`: graph, weights, tokenizer."""
+        return (member.graph, self.format_spec(member.key.format).weights, *self.tokenizer)
+
     def format_spec(self, name: Format) -> FormatSpec:
         """The shared part of one format; KeyError when the family does not hold it."""
         return {each.format: each for each in self.formats}[name]

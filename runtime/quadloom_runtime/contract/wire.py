@@ -15,7 +15,7 @@ device's key (`contract.signatures`), and a device acts only on itself and its o
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from quadloom_runtime.contract.manifest import BlobReference, Format, MemberKey, Sha256, Value
 
@@ -23,6 +23,9 @@ WIRE_SCHEMA_VERSION: Final = 1
 
 # Numbers from devices are bounded, so that sums of them fit the integers of every database and of JavaScript.
 ByteCount = Annotated[int, Field(ge=0, le=10**15)]
+# Base64 of 64 bytes: its last letter has four unused bits, which are zero.
+MANIFEST_SIGNATURE_PATTERN: Final = r"^[A-Za-z0-9+/]{85}[AQgw]==$"
+ManifestSignature = Annotated[str, StringConstraints(pattern=MANIFEST_SIGNATURE_PATTERN)]
 # A server that asks for more has made a mistake: a device must not sleep for years.
 MAXIMUM_RETRY_AFTER_S: Final = 7 * 86_400.0
 
@@ -75,10 +78,15 @@ class EnrolRequest(DeviceDescription):
 
 
 class EnrolResponse(Message):
-    """The id that the server gave the device, and the manifest to fetch."""
+    """The id that the server gave the device, and the manifest to fetch.
+
+    Attributes:
+        manifest_signature: what came with the family, for devices that hold its public key; None if it is unsigned.
+    """
 
     device_id: str
     manifest_sha256: Sha256
+    manifest_signature: ManifestSignature | None = None
 
 
 class TrainingSettings(Value):
@@ -112,6 +120,7 @@ class Assignment(Message):
     """One device's work for one round.
 
     Attributes:
+        manifest_signature: as in `EnrolResponse`.
         adapter: the global trainable tensors to start from (safetensors, all rows of the parameter table).
         blobs: every other file that the device needs: graph, weights, tokenizer, manifest members.
         deadline_s: seconds from now until the round may close without this device.
@@ -125,6 +134,7 @@ class Assignment(Message):
     round_index: int = Field(ge=1)
     member: MemberKey
     manifest_sha256: Sha256
+    manifest_signature: ManifestSignature | None = None
     adapter: BlobReference
     blobs: tuple[BlobReference, ...]
     settings: TrainingSettings

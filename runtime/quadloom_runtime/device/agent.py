@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.contract.manifest import FamilyManifest
 from quadloom_runtime.contract.wire import Assignment, Capabilities, FailureReport, ReportResponse, UpdateReport
@@ -34,6 +36,7 @@ class DeviceOptions:
         slowdown: every step takes this many times as long as the machine needs.
         checkpoint_every_s: seconds of training after which progress is kept.
         enrolment_token: lets it in where it is not known yet.
+        family_key: whose signature a family must have before anything of it is used; None takes any family.
     """
 
     name: str
@@ -41,6 +44,7 @@ class DeviceOptions:
     slowdown: float = 1.0
     checkpoint_every_s: float = 10.0
     enrolment_token: str | None = None
+    family_key: Ed25519PublicKey | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class DeviceAgent:
         self._client, self._options, self._data, self._events = client, options, data, events
         self._folder = folder
         self._state = DeviceState(folder / "state")
-        self._family = FamilyCopy(folder / "family", BlobCache(folder / "blobs"), client, events)
+        cache = BlobCache(folder / "blobs")
+        self._family = FamilyCopy(folder / "family", cache, client, events, options.family_key)
         self._encoded: tuple[str, EncodedData] | None = None
 
     def run(self) -> None:
@@ -97,7 +102,7 @@ class DeviceAgent:
         capabilities = self._options.capabilities
         answer = self._client.enrol(self._options.name, capabilities, token=self._options.enrolment_token)
         self._events.enrolled(self._options.name, capabilities, answer)
-        num_labels = self._family.manifest(answer.manifest_sha256).task.num_labels
+        num_labels = self._family.manifest(answer).task.num_labels
         check_labels(self._data.examples, num_labels=num_labels, source=self._data.source)
         return answer.device_id
 

@@ -3,28 +3,45 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.contract.manifest import BlobReference, FamilyManifest
-from quadloom_runtime.contract.wire import Assignment
+from quadloom_runtime.contract.wire import Assignment, EnrolResponse
 from quadloom_runtime.device.client import ServerClient
 from quadloom_runtime.device.events import EventLog
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import parse_manifest
+from quadloom_runtime.family_signature import verify_manifest
 
 
 @dataclass(frozen=True)
 class FamilyCopy:
-    """Files laid out as the family's in `folder`, where graphs find the weights beside them; `cache` holds them."""
+    """Files laid out as the family's in `folder`, where graphs find the weights beside them; `cache` holds them.
+
+    Attributes:
+        family_key: whose signature a family must have, None for no matter who made it.
+    """
 
     folder: Path
     cache: BlobCache
     client: ServerClient
     events: EventLog
+    family_key: Ed25519PublicKey | None = None
 
-    def manifest(self, sha256: str) -> FamilyManifest:
-        """The manifest of this hash."""
+    def manifest(self, answer: EnrolResponse | Assignment) -> FamilyManifest:
+        """The manifest that an answer names.
+
+        Raises:
+            UnsignedFamilyError, AlteredFamilyError: nobody who is trusted vouches for it; nothing of it was read.
+            QuadloomError: the server does not send it, or it is not valid.
+        """
+        sha256 = answer.manifest_sha256
         self._bring(sha256, name="the manifest")
-        return parse_manifest(self.cache.path(sha256).read_bytes(), source="the server's manifest")
+        content, source = self.cache.path(sha256).read_bytes(), "the server's manifest"
+        if self.family_key is not None:
+            verify_manifest(content, answer.manifest_signature, self.family_key, source=source)
+        return parse_manifest(content, source=source)
 
     def size_here(self, assignment: Assignment) -> int:
         """Bytes of the assignment's files that are here, those of unfinished downloads included."""
@@ -35,9 +52,10 @@ class FamilyCopy:
         """Bring every file of the assignment here.
 
         Raises:
-            QuadloomError: the server refuses one, or sends another content.
+            QuadloomError: the server refuses one, sends another content, or names files that are not the manifest's.
         """
-        manifest = self.manifest(assignment.manifest_sha256)
+        manifest = self.manifest(assignment)
+        _check_files(assignment, manifest)
         for blob in (*assignment.blobs, assignment.adapter):
             self._bring(blob.sha256, name=blob.path)
         for blob in assignment.blobs:
@@ -48,6 +66,21 @@ class FamilyCopy:
         if not self.cache.holds(sha256):
             self.events.say("downloading", f"downloading {name}", name=name, sha256=sha256)
             self.client.download(sha256, self.cache)
+
+
+def _check_files(assignment: Assignment, manifest: FamilyManifest) -> None:
+    """Only the manifest says which files make a member: it may be signed, an assignment is not."""
+    member = next((each for each in manifest.members if each.key == assignment.member), None)
+    if member is None:
+        raise QuadloomError(
+            f"the manifest has no member {assignment.member.label}", remedy="check the server and its family"
+        )
+    if set(assignment.blobs) != set(manifest.files_for(member)):
+        named = ", ".join(sorted(each.path for each in assignment.blobs))
+        raise QuadloomError(
+            f"the assignment names other files than the manifest has for {member.key.label}: {named[:300]}",
+            remedy="do not trust this server before its owner can say why",
+        )
 
 
 def tokenizer_blob(manifest: FamilyManifest) -> BlobReference:

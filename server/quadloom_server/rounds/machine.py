@@ -103,7 +103,11 @@ class Rounds:
         with self.turn() as turn:
             device = enrol_device(turn, request, signature, max_devices=self.policy.max_devices)
             advance(turn, self.policy)
-            return EnrolResponse(device_id=device.id, manifest_sha256=self.family.manifest_sha256)
+            return EnrolResponse(
+                device_id=device.id,
+                manifest_sha256=self.family.manifest_sha256,
+                manifest_signature=self.family.signature,
+            )
 
     def check_in(self, device_id: str) -> CheckInResponse:
         """Give the device its work, or say when to come back.

@@ -5,6 +5,9 @@ import pytest
 
 from quadloom_runtime.cli import main
 from quadloom_runtime.contract.manifest import FamilyManifest
+from quadloom_runtime.family_folder import save_manifest
+from quadloom_runtime.family_signature import write_signature
+from quadloom_runtime.keys import create_private_key, write_public_key
 
 Family = tuple[Path, FamilyManifest]
 Capture = pytest.CaptureFixture[str]
@@ -97,3 +100,23 @@ def test_a_manifest_of_another_version_is_refused_with_both_versions(family: Fam
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9', 1))
     assert main(["inspect", str(family[0])]) == 1
     assert "schema version 9, this program reads 1" in capsys.readouterr().err
+
+
+def test_a_family_key_is_asked_to_vouch_for_the_family(family: Family, tmp_path: Path, capsys: Capture) -> None:
+    folder, manifest = family
+    key = create_private_key(tmp_path / "key")
+    write_public_key(tmp_path / "key.pub", key.public_key())
+    words = ["inspect", str(folder), "--family-key", str(tmp_path / "key.pub"), "--verify"]
+
+    assert main(words) == 1
+    assert "family.json is not signed" in capsys.readouterr().err
+
+    write_signature(folder, key)
+    assert main(words) == 0
+    assert f"the manifest is signed by the key in {tmp_path / 'key.pub'}" in capsys.readouterr().out
+
+    signature = (folder / "family.json.sig").read_bytes()
+    save_manifest(folder, manifest.model_copy(update={"dropout": 0.5}))
+    (folder / "family.json.sig").write_bytes(signature)
+    assert main(words) == 1
+    assert "family.json is not one of it by the family key" in capsys.readouterr().err
