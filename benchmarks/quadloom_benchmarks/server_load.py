@@ -9,12 +9,20 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quadloom_benchmarks.server_connection import Answer, SignedConnection
-from quadloom_runtime.contract.wire import Capabilities, CheckInRequest, CheckInResponse, EnrolRequest, UpdateReport
+from quadloom_runtime.contract.wire import (
+    Assignment,
+    Capabilities,
+    CheckInRequest,
+    CheckInResponse,
+    EnrolRequest,
+    UpdateReport,
+)
 from quadloom_runtime.device.state import update_bytes
 from quadloom_runtime.keys import public_key_text
 
@@ -35,18 +43,38 @@ class Phase:
     bytes: int
 
 
+Work = Callable[[SignedConnection, int], Awaitable[list[Answer]]]
+
+
 class Fleet:
     """Devices that all ask at once, each waiting for its answer before it asks again."""
 
     def __init__(self, devices: list[SignedConnection]) -> None:
         self._devices = devices
 
-    async def all_at_once(self, work: Callable[[SignedConnection, int], Awaitable[list[Answer]]]) -> Phase:
-        """Let every device do its work, and time it.
+    async def phase(self, work: Work) -> Phase:
+        """Let every device do its work, all at once."""
+        return _phase([await self._burst(work)])
 
-        Raises:
-            RuntimeError: the server refused something.
-        """
+    async def blobs(self, *, size_bytes: int) -> Phase:
+        """Fetch the beginning of the weights."""
+        work = await self._assignments()
+        largest = max(work[0].blobs, key=lambda blob: blob.size_bytes).sha256
+        return await self.phase(lambda device, _: _fetch(device, largest, size_bytes=size_bytes))
+
+    async def updates(self, *, rounds: int) -> Phase:
+        """Report in several rounds. That a round closes and the next one opens is not timed."""
+        timed = []
+        for _ in range(rounds):
+            work = await self._assignments()
+            paths = [f"/v1/assignments/{each.assignment_id}/update" for each in work]
+            timed.append(await self._burst(partial(_report, paths)))
+        return _phase(timed)
+
+    async def _assignments(self) -> list[Assignment]:
+        return await asyncio.gather(*(_next_assignment(device) for device in self._devices))
+
+    async def _burst(self, work: Work) -> tuple[list[Answer], float]:
         began_s = time.perf_counter()
         found = await asyncio.gather(*(work(device, number) for number, device in enumerate(self._devices)))
         seconds = time.perf_counter() - began_s
@@ -54,23 +82,35 @@ class Fleet:
         refused = [answer for answer in answers if answer.status >= 400]
         if refused:
             raise RuntimeError(f"{len(refused)} requests were refused, first: {refused[0].body[:500]!r}")
-        p50, p99 = np.percentile([1000 * answer.latency_s for answer in answers], [50, 99])
-        return Phase(len(answers), seconds, float(p50), float(p99), sum(answer.size_bytes for answer in answers))
+        return answers, seconds
 
 
 async def measure(*, host: str, port: int, devices: int, rounds: int, token: str) -> dict[str, Phase]:
-    """Enrol, check in, fetch and report, one kind of request after the other."""
+    """Enrol, check in, fetch and report, one kind of request after the other.
+
+    Raises:
+        RuntimeError: the server refused something.
+    """
     connections = [_device(host, port) for _ in range(devices)]
     fleet = Fleet(connections)
-    phases = {"enrolments": await fleet.all_at_once(lambda device, number: _enrol(device, number, token=token))}
     each_checks_in = max(1, CHECK_INS // devices)
-    phases["check-ins"] = await fleet.all_at_once(lambda device, _: _check_in(device, times=each_checks_in))
     part_bytes = min(LARGEST_PART_BYTES, BLOB_BYTES // devices)
-    phases["blobs"] = await fleet.all_at_once(lambda device, _: _fetch(device, size_bytes=part_bytes))
-    phases["updates"] = await fleet.all_at_once(lambda device, _: _report(device, times=rounds))
+    phases = {
+        "enrolments": await fleet.phase(lambda device, number: _enrol(device, number, token=token)),
+        "check-ins": await fleet.phase(lambda device, _: _check_in(device, times=each_checks_in)),
+        "blobs": await fleet.blobs(size_bytes=part_bytes),
+        "updates": await fleet.updates(rounds=rounds),
+    }
     for connection in connections:
         connection.close()
     return phases
+
+
+def _phase(bursts: list[tuple[list[Answer], float]]) -> Phase:
+    answers = [answer for found, _ in bursts for answer in found]
+    p50, p99 = np.percentile([1000 * answer.latency_s for answer in answers], [50, 99])
+    seconds = sum(burst_s for _, burst_s in bursts)
+    return Phase(len(answers), seconds, float(p50), float(p99), sum(answer.size_bytes for answer in answers))
 
 
 def _device(host: str, port: int) -> SignedConnection:
@@ -93,26 +133,25 @@ async def _check_in(device: SignedConnection, *, times: int) -> list[Answer]:
     return [await _post(device, path, CheckInRequest().model_dump_json()) for _ in range(times)]
 
 
-async def _fetch(device: SignedConnection, *, size_bytes: int) -> list[Answer]:
-    (checked_in,) = await _check_in(device, times=1)
-    assignment = CheckInResponse.model_validate_json(checked_in.body).assignment
-    assert assignment is not None
-    largest = max(assignment.blobs, key=lambda blob: blob.size_bytes)
-    headers = f"range: bytes=0-{size_bytes - 1}\r\n"
-    return [await device.request("GET", f"/v1/blobs/{largest.sha256}", headers=headers, keep_body=False)]
-
-
-async def _report(device: SignedConnection, *, times: int) -> list[Answer]:
-    answers: list[Answer] = []
-    while len(answers) < times:
+async def _next_assignment(device: SignedConnection) -> Assignment:
+    while True:
         (checked_in,) = await _check_in(device, times=1)
         message = CheckInResponse.model_validate_json(checked_in.body)
-        if message.assignment is None:
-            await asyncio.sleep(message.retry_after_s)  # the others of this round are not done yet
-            continue
-        path = f"/v1/assignments/{message.assignment.assignment_id}/update"
-        answers.append(await device.request("PUT", path, UPDATE))
-    return answers
+        if message.assignment is not None:
+            return message.assignment
+        await asyncio.sleep(message.retry_after_s)
+
+
+async def _fetch(device: SignedConnection, sha256: str, *, size_bytes: int) -> list[Answer]:
+    headers = f"range: bytes=0-{size_bytes - 1}\r\n"
+    return [await device.request("GET", f"/v1/blobs/{sha256}", headers=headers, keep_body=False)]
+
+
+async def _report(paths: list[str], device: SignedConnection, number: int) -> list[Answer]:
+    answer = await device.request("PUT", paths[number], UPDATE)
+    if b'"accepted"' not in answer.body:
+        raise RuntimeError(f"an update was not accepted: {answer.body[:500]!r}")
+    return [answer]
 
 
 async def _post(device: SignedConnection, path: str, message: str) -> Answer:

@@ -18,7 +18,8 @@ from quadloom_server.family import ServedFamily
 from quadloom_server.state import ServerState
 from quadloom_server.store.tables import Round
 
-CHUNK_BYTES = 1 << 18
+# One chunk is held per download under way, and there may be many.
+CHUNK_BYTES = 1 << 16
 # A blob's address is the hash of its content, so whoever has it once never needs to ask again.
 CACHE_CONTROL = "public, max-age=31536000, immutable"
 
