@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests.faults.fleet import FleetRun
+from tests.faults.fleet import FleetRun, run_fleet
+from tests.faults.link import LinkFault
 from tests.faults.run import run_schedules
-from tests.faults.schedule import CRASH_POINTS, schedule
+from tests.faults.schedule import CRASH_POINTS, Schedule, schedule
 from tests.faults.verdict import check_run
 
 EVERY_PHASE = [31, 50, 57, 63, 184]
@@ -24,7 +25,18 @@ def test_deaths_at_every_phase_and_broken_links_lose_nothing_and_double_nothing(
     happened, failed = run_schedules(EVERY_PHASE, undisturbed=undisturbed, work=tmp_path, jobs=4)
     assert not failed, "what was wrong is printed above, with the seed that brings it back"
     assert set(CRASH_POINTS) <= set(happened)
-    assert "answer of PUT /v1/assignments/ cut" in happened, "an acknowledgement must have been lost"
+
+
+def test_an_update_whose_acknowledgement_is_lost_is_sent_again_and_counted_once(
+    undisturbed: FleetRun, tmp_path: Path
+) -> None:
+    lost = LinkFault("PUT /v1/assignments/", nth=1, side="answer", after_bytes=0)
+    run = run_fleet(Schedule(None, {}, (lost,)), family=undisturbed.family, work=tmp_path / "run")
+    assert run.cuts == (lost,)
+    check_run(run, undisturbed=undisturbed)
+    told = [json.loads(line) for path in run.events.values() for line in path.read_text().splitlines()]
+    answers = sorted(each["status"] for each in told if each["event"] == "reported")
+    assert answers == ["accepted", "accepted", "accepted", "duplicate"]
 
 
 def test_a_seed_always_gives_the_same_schedule_and_ten_seeds_reach_every_phase() -> None:
