@@ -1,18 +1,20 @@
 """A family on disk: `family.json` and the files that it names."""
 
 import hashlib
-import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
 from quadloom_runtime.contract.manifest import MANIFEST_SCHEMA_VERSION, BlobReference, FamilyManifest
+from quadloom_runtime.contract.manifest_rules import first_contradiction
 from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.strict_json import parse_strict_json
 
 MANIFEST_NAME = "family.json"
 SIGNATURE_NAME = "family.json.sig"
 LARGEST_MANIFEST_BYTES = 32 << 20
+DEEPEST_MANIFEST = 8
 
 
 def file_sha256(path: Path) -> str:
@@ -40,29 +42,54 @@ def save_manifest(folder: Path, manifest: FamilyManifest) -> None:
     write_atomically(path, content)
 
 
+class InvalidManifestError(QuadloomError):
+    """Bytes that are not a manifest, or one that contradicts itself.
+
+    Args:
+        source: names the manifest.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(
+            f"{source} is not a valid family manifest: {problem}",
+            remedy="export the family again with `quadloom export`",
+        )
+
+
 def parse_manifest(content: bytes, *, source: str) -> FamilyManifest:
-    """Read a manifest from bytes; `source` names it in errors.
+    """Read a manifest from untrusted bytes; `source` names it in errors.
 
     Raises:
-        QuadloomError: not a manifest of this schema version.
+        InvalidManifestError: not a manifest of this schema version.
     """
     try:
-        version = json.loads(content).get("schema_version")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise QuadloomError(
-            f"{source} is not a family manifest: {error}", remedy="export the family again with `quadloom export`"
-        ) from None
+        fields = parse_strict_json(content, largest_bytes=LARGEST_MANIFEST_BYTES, deepest=DEEPEST_MANIFEST)
+    except ValueError as error:
+        raise InvalidManifestError(source, str(error)) from None
+    if not isinstance(fields, dict):
+        raise InvalidManifestError(source, "it is no object")
+    version = fields.get("schema_version")
     if version != MANIFEST_SCHEMA_VERSION:
         raise QuadloomError(
-            f"{source} has manifest schema version {version!r}, this program reads {MANIFEST_SCHEMA_VERSION}",
+            f"{source} has manifest schema version {repr(version)[:80]}, this program reads {MANIFEST_SCHEMA_VERSION}",
             remedy="export the family again, or use the Quadloom release that wrote it",
         )
     try:
-        return FamilyManifest.model_validate_json(content)
+        manifest = FamilyManifest.model_validate_json(content)
     except ValidationError as error:
-        raise QuadloomError(
-            f"{source} is not a valid family manifest: {error}", remedy="export the family again with `quadloom export`"
-        ) from None
+        raise InvalidManifestError(source, _first_problem(error)) from None
+    problem = first_contradiction(manifest)
+    if problem is not None:
+        raise InvalidManifestError(source, problem)
+    return manifest
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(step) for step in first["loc"])
+    # A name of a field may be anything; only its repr is fit to be shown.
+    return f"{place[:200]!r}: {first['msg']}, got {str(first['input'])[:200]!r}"
 
 
 def load_manifest(folder: Path) -> FamilyManifest:
@@ -96,10 +123,17 @@ def altered_files(folder: Path, manifest: FamilyManifest) -> list[str]:
     found = []
     for blob in manifest.blobs():
         path = folder / blob.path
-        if not path.is_file():
+        if _leads_through_a_link(folder, blob.path):
+            found.append(f"{blob.path}: a symbolic link, which may lead anywhere")
+        elif not path.is_file():
             found.append(f"{blob.path}: missing")
         elif path.stat().st_size != blob.size_bytes:
             found.append(f"{blob.path}: {path.stat().st_size} bytes, manifest says {blob.size_bytes}")
         elif file_sha256(path) != blob.sha256:
             found.append(f"{blob.path}: content altered, SHA-256 differs from the manifest")
     return found
+
+
+def _leads_through_a_link(folder: Path, path: str) -> bool:
+    steps = [PurePosixPath(path), *PurePosixPath(path).parents][:-1]  # the folder itself may be one
+    return any((folder / step).is_symlink() for step in steps)

@@ -14,14 +14,19 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FamilyPath = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", max_length=200)
 ]
+# Numbers are bounded so that every JSON reader keeps them exact and sums of them stay integers of 64 bits.
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Extent = Annotated[int, Field(ge=0, le=2**32)]
+LONGEST_SHAPE: Final = 8
+Text = Annotated[str, StringConstraints(max_length=500)]
 Format = Literal["onnx", "executorch", "ort-training"]
-LayerIndex = Annotated[int, Field(ge=0)] | Literal["head"]
+LayerIndex = Annotated[int, Field(ge=0, le=10_000)] | Literal["head"]
 
 
 class Value(BaseModel):
-    """Base of every value that travels: immutable, and strict about unknown fields."""
+    """Base of every value that travels: immutable, strict about unknown fields, every number finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BlobReference(Value):
@@ -29,8 +34,9 @@ class BlobReference(Value):
 
     path: FamilyPath
     sha256: Sha256
-    size_bytes: int = Field(ge=0)
-    media_type: str
+    size_bytes: Count
+    # It becomes a header of an answer.
+    media_type: str = Field(pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+$", max_length=100)
 
 
 class ParameterSpec(Value):
@@ -43,18 +49,18 @@ class ParameterSpec(Value):
         rank: LoRA rank, None for head tensors.
     """
 
-    name: str
-    shape: tuple[int, ...]
+    name: Text
+    shape: tuple[Extent, ...] = Field(max_length=LONGEST_SHAPE)
     layer: LayerIndex
-    rank: int | None
+    rank: Annotated[int, Field(ge=1, le=100_000)] | None
 
 
 class TensorSpec(Value):
     """A graph input or output. A None in `shape` is the batch dimension left open."""
 
-    name: str
+    name: Text
     dtype: Literal["float32", "int64", "int32", "bool"]
-    shape: tuple[int | None, ...]
+    shape: tuple[Extent | None, ...] = Field(max_length=LONGEST_SHAPE)
 
 
 class GradientError(Value):
@@ -68,24 +74,24 @@ class GradientError(Value):
 
     relative_l2: float = Field(ge=0)
     worst_cosine: float = Field(ge=-1.000001, le=1.000001)
-    worst_tensor: str | None
+    worst_tensor: Text | None
 
 
 class PeakItem(Value):
     """One row of the table of what fills the planned peak."""
 
-    what: str
+    what: Text
     layer: LayerIndex | Literal["embeddings"]
     kind: Literal["stash", "transient", "input", "output"]
-    size_bytes: int
-    tensors: int
+    size_bytes: Count
+    tensors: Count
 
 
 class MemberKey(Value):
     """What names a member within a family."""
 
-    depth: int = Field(ge=0)
-    quantized_layers: int = Field(ge=0)
+    depth: int = Field(ge=0, le=10_000)
+    quantized_layers: int = Field(ge=0, le=10_000)
     format: Format = "onnx"
 
     @model_validator(mode="after")
@@ -117,14 +123,14 @@ class MemberSpec(Value):
 
     key: MemberKey
     graph: BlobReference
-    planned_peak_bytes: int
-    measured_peak_bytes: int | None = None
-    stash_bytes_before: int
-    stash_bytes_after: int
-    weight_bytes: int
-    forward_operations: int
-    backward_operations: int
-    quantized_elements: int
+    planned_peak_bytes: Count
+    measured_peak_bytes: Count | None = None
+    stash_bytes_before: Count
+    stash_bytes_after: Count
+    weight_bytes: Count
+    forward_operations: Count
+    backward_operations: Count
+    quantized_elements: Count
     gradient_error: GradientError
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -136,7 +142,7 @@ class EvaluationSpec(Value):
 
     format: Format
     graph: BlobReference
-    planned_peak_bytes: int
+    planned_peak_bytes: Count
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -146,52 +152,52 @@ class FormatSpec(Value):
 
     format: Format
     weights: BlobReference
-    versions: dict[str, int]
+    versions: dict[Text, Count]
 
 
 class ModelSpec(Value):
     """Where the weights came from. `layers` is the number of transformer layers."""
 
-    source: str
-    architecture: str
-    layers: int = Field(ge=1)
-    parameters: int
+    source: Text
+    architecture: Text
+    layers: int = Field(ge=1, le=10_000)
+    parameters: Count
 
 
 class TaskSpec(Value):
     """What is trained. Labels are class indices 0..num_labels-1."""
 
     kind: Literal["sequence-classification"]
-    num_labels: int = Field(ge=2)
+    num_labels: int = Field(ge=2, le=1_000_000)
 
 
 class LoraSpec(Value):
     """The LoRA recipe, in PEFT's terms; `target_modules` are module names relative to the model."""
 
-    rank: int = Field(ge=1)
+    rank: int = Field(ge=1, le=100_000)
     alpha: float = Field(gt=0)
-    target_modules: tuple[str, ...]
+    target_modules: tuple[Text, ...]
 
 
 class BatchSpec(Value):
     """Static shape of one batch; a short batch is padded with rows that the loss ignores (label -100)."""
 
-    batch_size: int = Field(ge=1)
-    sequence_length: int = Field(ge=2)
+    batch_size: int = Field(ge=1, le=65_536)
+    sequence_length: int = Field(ge=2, le=1_048_576)
 
 
 class StashSpec(Value):
     """How a stash is quantized: bits per element and elements per scale."""
 
     bits: Literal[4, 8]
-    group_size: int = Field(ge=1)
+    group_size: int = Field(ge=1, le=1_048_576)
 
 
 class FamilyManifest(Value):
     """Everything about a family. `missing` names members that were planned but are not exported yet."""
 
     schema_version: Literal[1] = MANIFEST_SCHEMA_VERSION
-    quadloom_version: str
+    quadloom_version: Text
     model: ModelSpec
     task: TaskSpec
     lora: LoraSpec
@@ -211,13 +217,17 @@ class FamilyManifest(Value):
         first = self.model.layers - depth
         return tuple(row for row in self.parameters if row.layer == "head" or row.layer >= first)
 
-    def blobs(self) -> tuple[BlobReference, ...]:
-        """Every file of the family, each once."""
+    def every_blob(self) -> tuple[BlobReference, ...]:
+        """Every mention of a file."""
         found = [*self.adapter, *self.tokenizer]
         found += [each.weights for each in self.formats]
         found += [each.graph for each in self.evaluation]
         found += [each.graph for each in self.members]
-        return tuple({blob.path: blob for blob in found}.values())
+        return tuple(found)
+
+    def blobs(self) -> tuple[BlobReference, ...]:
+        """Every file of the family, each once."""
+        return tuple({blob.path: blob for blob in self.every_blob()}.values())
 
     def files_for(self, member: MemberSpec) -> tuple[BlobReference, ...]:
         """What a device fetches to train `member`: graph, weights, tokenizer."""

@@ -215,10 +215,10 @@ class ErrorResponse(Message):
 
 
 class Evaluation(Value):
-    """Result of the global model on the server's held-out data."""
+    """Result of the global model on the server's held-out data. A model that diverged may have no finite loss."""
 
     accuracy: float
-    loss: float
+    loss: float = Field(allow_inf_nan=True)
     examples: int
 
 

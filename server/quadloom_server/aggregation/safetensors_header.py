@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quadloom_runtime.errors import QuadloomError
-from quadloom_server.json_depth import is_deeper_than
+from quadloom_runtime.json_depth import is_deeper_than
 
 LENGTH_BYTES = 8
 LARGEST_HEADER_BYTES = 1 << 20

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from quadloom_runtime.json_depth import is_deeper_than
 from quadloom_runtime.units import format_bytes
 from quadloom_server.api.refusals import refusal
 from quadloom_server.errors import RefusedRequestError
-from quadloom_server.json_depth import is_deeper_than
 from quadloom_server.limits import Limits
 
 UPDATE_PATH = re.compile(r"/v1/assignments/[^/]+/update")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quadloom_server.json_depth import is_deeper_than
+from quadloom_runtime.json_depth import is_deeper_than
 
 VALUES = st.recursive(
     st.one_of(st.none(), st.integers(), st.text(alphabet='"\\[]{}a')),
