@@ -1,12 +1,13 @@
 """Lower a joint graph to an ONNX model that runs in plain onnxruntime >= 1.19 in the order of the graph."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from torch import Tensor
 
 from quadloom_export.graph import JointGraph, batch_free_shape, val
@@ -28,11 +29,42 @@ def weight_tensors(*graphs: JointGraph) -> dict[str, NDArray[np.generic]]:
     return {key: _numpy(value) for key, value in read.items()}
 
 
+@dataclass
+class Translation:
+    """A graph's ONNX parts; `nodes` stand in the wanted execution order, not yet laid out."""
+
+    nodes: list[NodeProto]
+    inputs: list[ValueInfoProto]
+    outputs: list[ValueInfoProto]
+    initializers: list[TensorProto]
+
+    def model(self) -> ModelProto:
+        """Lay the file out for DEFAULT execution order."""
+        graph = helper.make_graph(
+            lay_out(self.nodes), "quadloom", self.inputs, self.outputs, initializer=self.initializers
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="quadloom")
+
+
 def lower_to_onnx(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> ModelProto:
     """Translate node by node, then lay the file out for DEFAULT execution order.
 
     Args:
         weights: where each frozen tensor lies in `WEIGHTS_NAME`, which must stand beside the model file.
+
+    Raises:
+        QuadloomError: an operator without a translation.
+    """
+    return translate_graph(joint, weights, location=WEIGHTS_NAME).model()
+
+
+def translate_graph(joint: JointGraph, weights: Mapping[str, WeightEntry], *, location: str) -> Translation:
+    """Translate node by node.
+
+    Args:
+        weights: where each frozen tensor lies in the weights file.
+        location: path of that file from the folder of the model file.
 
     Raises:
         QuadloomError: an operator without a translation.
@@ -43,17 +75,14 @@ def lower_to_onnx(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> Mode
         key = node.meta["key"]
         out.bind(node, key)
         if node.meta["role"] == "frozen":
-            external.append(_external(key, joint.frozen[key], weights[key]))
+            external.append(_external(key, joint.frozen[key], weights[key], location))
         else:
             inputs.append(value_info(key, node))
     for node in joint.nodes:
         translate(out, node)
     _name_results(out, joint)
     outputs = [value_info(name, node) for name, node in joint.results.items()]
-    initializers = [*external, *out.inline.values()]
-    graph = helper.make_graph(lay_out(out.nodes), "quadloom", inputs, outputs, initializer=initializers)
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="quadloom")
+    return Translation(out.nodes, inputs, outputs, [*external, *out.inline.values()])
 
 
 def save_onnx(model: ModelProto, path: Path) -> None:
@@ -95,10 +124,10 @@ def _name_results(out: OnnxEmitter, joint: JointGraph) -> None:
         each.output[:] = [renamed.get(name, name) for name in each.output]
 
 
-def _external(name: str, value: Tensor, entry: WeightEntry) -> TensorProto:
+def _external(name: str, value: Tensor, entry: WeightEntry, location: str) -> TensorProto:
     tensor = TensorProto(name=name, data_type=ONNX_TYPES[value.dtype], dims=list(value.shape))
     tensor.data_location = TensorProto.EXTERNAL
-    fields = {"location": WEIGHTS_NAME, "offset": entry.offset, "length": entry.size_bytes}
+    fields = {"location": location, "offset": entry.offset, "length": entry.size_bytes}
     for key, number in fields.items():
         tensor.external_data.add(key=key, value=str(number))
     return tensor

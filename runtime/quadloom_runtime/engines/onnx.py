@@ -95,8 +95,6 @@ class OnnxEvaluationEngine:
 def open_session(graph: Path, *, threads: int) -> Any:
     """Create a session that runs the graph as the exporter planned it.
 
-    Every option here keeps either the order of execution or the memory at what the plan says; the reasons stand beside.
-
     Raises:
         QuadloomError: the files cannot be loaded.
     """
@@ -105,6 +103,22 @@ def open_session(graph: Path, *, threads: int) -> Any:
     except ModuleNotFoundError:
         raise MissingExtraError(package="onnxruntime", extra="onnx") from None
     _register_arena()
+    try:
+        return onnxruntime.InferenceSession(str(graph), session_options(threads=threads), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise QuadloomError(
+            f"ONNX Runtime cannot load {graph}: {error}",
+            remedy="check the family with `quadloom inspect DIR --verify`; it needs onnxruntime >= 1.19",
+        ) from error
+
+
+def session_options(*, threads: int) -> Any:
+    """Options of a session that runs a graph as the exporter planned it.
+
+    Each keeps either the order of execution or the memory at what the plan says; the reasons stand beside.
+    """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     # Optimizers reorder and fuse; the exporter has already done what it wants done.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -117,13 +131,7 @@ def open_session(graph: Path, *, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise QuadloomError(
-            f"ONNX Runtime cannot load {graph}: {error}",
-            remedy="check the family with `quadloom inspect DIR --verify`; it needs onnxruntime >= 1.19",
-        ) from error
+    return options
 
 
 def run(
@@ -140,11 +148,16 @@ def run(
     try:
         values = session.run(outputs, feeds)
     except Exception as error:  # ONNX Runtime's errors share no narrower base
-        if isinstance(error, MemoryError) or re.search(r"bad_alloc|[Ff]ailed to allocate", str(error)):
-            detail = str(error).splitlines()[0] if str(error) else "MemoryError"
-            raise StepOutOfMemoryError(member=label, limit_bytes=None, detail=detail) from None
-        raise
+        raise step_error(error, label=label) from None
     return dict(zip(outputs, values, strict=True))
+
+
+def step_error(error: Exception, *, label: str) -> Exception:
+    """What to raise for an error of ONNX Runtime: `StepOutOfMemoryError` for a failed allocation, else the error."""
+    if isinstance(error, MemoryError) or re.search(r"bad_alloc|[Ff]ailed to allocate", str(error)):
+        detail = str(error).splitlines()[0] if str(error) else "MemoryError"
+        return StepOutOfMemoryError(member=label, limit_bytes=None, detail=detail)
+    return error
 
 
 @cache

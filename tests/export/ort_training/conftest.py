@@ -1,0 +1,152 @@
+"""Members packaged for onnxruntime-training, and what ONNX Runtime's own tool makes of the same model."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from quadloom_export.lowering.ort_training import AdamWSettings, save_ort_training
+from quadloom_runtime.engines.ort_package import require_training_package
+from quadloom_runtime.engines.ort_training import OrtTrainingEngine
+from quadloom_runtime.errors import QuadloomError
+
+
+@pytest.fixture(scope="session")
+def training_package() -> None:
+    """Skips where `onnxruntime` is not the training package: run.sh makes the environment."""
+    try:
+        require_training_package()
+    except QuadloomError as error:
+        pytest.skip(str(error))
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy() for name, value in tensors.items()}
+
+
+@pytest.fixture
+def open_member(training_package: None, tmp_path: Path) -> Callable[..., OrtTrainingEngine]:  # noqa: ARG001
+    """``open_member(tiny, depth=3)``: write a member's folder, with the tiny model's moved parameters, and load it."""
+
+    def make(tiny: Any, *, depth: int, quantized_layers: int = 0, weight_decay: float = 0.0) -> OrtTrainingEngine:
+        folder = tmp_path / "ort-training" / f"d{depth:02d}-q{quantized_layers:02d}"
+        save_ort_training(
+            folder,
+            tiny.member(depth, quantized_layers),
+            tiny.evaluation,
+            arrays(tiny.parameters()),
+            weights_file=tiny.folder / "weights.bin",
+            weights=tiny.weights,
+            optimizer=AdamWSettings(weight_decay=weight_decay),
+        )
+        return OrtTrainingEngine(folder, label=folder.name)
+
+    return make
+
+
+@dataclass
+class Reference:
+    """A model that `generate_artifacts` differentiated; parameters and gradients by PEFT's adapter keys."""
+
+    state: Any
+    module: Any
+    optimizer: Any
+    names: Mapping[str, str]
+
+    def step(self, batch: Mapping[str, Tensor]) -> tuple[float, dict[str, np.ndarray]]:
+        """Loss and gradients."""
+        self.module.train()
+        self.module.lazy_reset_grad()
+        loss = self.module(*(batch[name].numpy() for name in self.module.input_names()))
+        gradients = {key: np.array(self.state.parameters[name].grad) for key, name in self.names.items()}
+        return float(loss), gradients
+
+    def train(self, batch: Mapping[str, Tensor], *, learning_rate: float) -> float:
+        loss, _ = self.step(batch)
+        self.optimizer.set_learning_rate(learning_rate)
+        self.optimizer.step()
+        return loss
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        return {key: np.array(self.state.parameters[name].data) for key, name in self.names.items()}
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return found.logits
+
+
+@pytest.fixture
+def reference(training_package: None, tmp_path: Path) -> Callable[..., Reference]:  # noqa: ARG001
+    """``reference(bert, trained, weight_decay=0.1)``: the model's forward in ONNX, everything else ONNX Runtime's."""
+
+    def make(bert: Any, trained: set[str], *, weight_decay: float) -> Reference:
+        import onnxruntime
+        from onnxruntime.training import artifacts, onnxblock
+        from onnxruntime.training.api import CheckpointState, Module, Optimizer
+
+        onnxruntime.set_default_logger_severity(3)
+        bert.eager(bert.parameters(), bert.batch(8))  # puts the parameters into the reference model
+        wrapped = _Logits(bert.reference)
+        own_names = {f"model.{name}" for name, value in bert.reference.named_parameters() if value.requires_grad}
+        keys = get_peft_model_state_dict(
+            bert.reference, state_dict={name.removeprefix("model."): name for name in own_names}
+        )
+        names = {key: name for key, name in keys.items() if key in trained}
+        _export_forward(wrapped, bert.batch(8), tmp_path / "forward.onnx")
+        artifacts.generate_artifacts(
+            onnx.load(tmp_path / "forward.onnx"),
+            requires_grad=list(names.values()),
+            loss=onnxblock.loss.CrossEntropyLoss(ignore_index=-100),
+            optimizer=artifacts.OptimType.AdamW,
+            artifact_directory=tmp_path,
+        )
+        _use_torch_formula(tmp_path / "optimizer_model.onnx", weight_decay)
+        state = CheckpointState.load_checkpoint(str(tmp_path / "checkpoint"))
+        module = Module(str(tmp_path / "training_model.onnx"), state)
+        return Reference(state, module, Optimizer(str(tmp_path / "optimizer_model.onnx"), module), names)
+
+    return make
+
+
+def _export_forward(model: nn.Module, batch: Mapping[str, Tensor], path: Path) -> None:
+    """Opset 16 has no LayerNormalization: the gradients are those of elementary operators."""
+    inputs = ["input_ids", "attention_mask", "token_type_ids"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            tuple(batch[name] for name in inputs),
+            path,
+            dynamo=False,
+            opset_version=16,
+            do_constant_folding=False,
+            input_names=inputs,
+            output_names=["logits"],
+        )
+
+
+def _use_torch_formula(path: Path, weight_decay: float) -> None:
+    """The tool writes Hugging Face's formula, epsilon 1e-6 and a file newer than its own runtime reads."""
+    model = onnx.load(path)
+    model.ir_version = 8
+    values = {"adam_mode": 0, "epsilon": 1e-8, "weight_decay": weight_decay}
+    for attribute in model.graph.node[0].attribute:
+        if attribute.name in values:
+            field = "i" if attribute.type == onnx.AttributeProto.INT else "f"
+            setattr(attribute, field, values[attribute.name])
+    onnx.save(model, path)
