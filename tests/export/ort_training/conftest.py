@@ -101,7 +101,8 @@ def reference(training_package: None, tmp_path: Path) -> Callable[..., Reference
 
         onnxruntime.set_default_logger_severity(3)
         bert.eager(bert.parameters(), bert.batch(8))  # puts the parameters into the reference model
-        wrapped = _Logits(bert.reference)
+        # The exporter leaves the model in the mode in which it found the outermost module.
+        wrapped = _Logits(bert.reference).eval()
         own_names = {f"model.{name}" for name, value in bert.reference.named_parameters() if value.requires_grad}
         keys = get_peft_model_state_dict(
             bert.reference, state_dict={name.removeprefix("model."): name for name in own_names}
@@ -109,7 +110,7 @@ def reference(training_package: None, tmp_path: Path) -> Callable[..., Reference
         names = {key: name for key, name in keys.items() if key in trained}
         _export_forward(wrapped, bert.batch(8), tmp_path / "forward.onnx")
         artifacts.generate_artifacts(
-            onnx.load(tmp_path / "forward.onnx"),
+            _without_shared_initializers(onnx.load(tmp_path / "forward.onnx")),
             requires_grad=list(names.values()),
             loss=onnxblock.loss.CrossEntropyLoss(ignore_index=-100),
             optimizer=artifacts.OptimType.AdamW,
@@ -138,6 +139,17 @@ def _export_forward(model: nn.Module, batch: Mapping[str, Tensor], path: Path) -
             input_names=inputs,
             output_names=["logits"],
         )
+
+
+def _without_shared_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The exporter lets equal tensors share one initializer, which the gradient builder then differentiates twice."""
+    initializers = {each.name: each for each in model.graph.initializer}
+    for node in [each for each in model.graph.node if each.op_type == "Identity" and each.input[0] in initializers]:
+        copy = model.graph.initializer.add()
+        copy.CopyFrom(initializers[node.input[0]])
+        copy.name = node.output[0]
+        model.graph.node.remove(node)
+    return model
 
 
 def _use_torch_formula(path: Path, weight_decay: float) -> None:
