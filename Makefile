@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: setup demo test faults lint bench clean
+.PHONY: setup demo test test-ort-training faults lint bench clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ demo: $(EXAMPLE)/eval.jsonl
 
 test: lint $(EXAMPLE)/eval.jsonl
 	$(BIN)/python -m pytest -q
+
+# onnxruntime-training shares a module name with onnxruntime, so its tests have an environment of their own.
+test-ort-training:
+	PYTHON=$(PYTHON) tests/export/ort_training/run.sh
 
 # A hundred seeded schedules of deaths and broken links; some minutes on two cores. One again: --seed N.
 faults: setup

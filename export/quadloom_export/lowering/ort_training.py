@@ -23,7 +23,7 @@ RESET = "lazy_reset_grad"
 OPTIMIZER_STEP, OPTIMIZER_RATE = "step", "learning_rate"
 OPTIMIZER_SEQUENCES = ("params", "gradients", "first_order_moments", "second_order_moments")
 TORCH_FORMULA = 0
-"""`adam_mode` of ONNX Runtime's AdamWOptimizer: epsilon is added after the bias correction, as `torch.optim.AdamW` does."""
+"""`adam_mode` of AdamWOptimizer: epsilon is added after the bias correction, as in `torch.optim.AdamW`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def save_ort_training(
     *,
     weights_file: Path,
     weights: Mapping[str, WeightEntry],
-    optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008 - frozen
+    optimizer: AdamWSettings = AdamWSettings(),
 ) -> None:
     """Write one member's folder: training, evaluation and optimizer graphs, and the checkpoint.
 

@@ -104,7 +104,9 @@ def open_session(graph: Path, *, threads: int) -> Any:
         raise MissingExtraError(package="onnxruntime", extra="onnx") from None
     _register_arena()
     try:
-        return onnxruntime.InferenceSession(str(graph), session_options(threads=threads), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(graph), session_options(threads=threads), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:
         raise QuadloomError(
             f"ONNX Runtime cannot load {graph}: {error}",

@@ -4,11 +4,13 @@
 what is imported is a mixture of the two.
 """
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.machinery import PathFinder
+from importlib.metadata import distributions
 from pathlib import Path
 
 from quadloom_runtime.errors import MissingExtraError, QuadloomError
 
+MODULE = "onnxruntime"
 PLAIN, TRAINING = "onnxruntime", "onnxruntime-training"
 APART = (
     "make an environment of its own for the extra 'ort-training', without the extra 'onnx' and what needs it: "
@@ -20,28 +22,33 @@ def require_training_package() -> None:
     """Check that `onnxruntime` is the training package.
 
     Raises:
-        MissingExtraError: neither package is installed.
-        QuadloomError: the plain package is installed, alone or over the training package.
+        MissingExtraError: the module is not installed at all.
+        QuadloomError: it belongs to another package, alone or over the training package.
     """
-    places = {name: place for name in (PLAIN, TRAINING) if (place := _module_folder(name)) is not None}
-    if not places:
+    spec = PathFinder.find_spec(MODULE)
+    if spec is None or spec.origin is None:
         raise MissingExtraError(package=TRAINING, extra="ort-training")
-    if TRAINING not in places:
+    owners = _owners(Path(spec.origin).resolve().parent)
+    if owners.keys() == {TRAINING}:
+        return
+    if owners.keys() == {PLAIN, TRAINING}:
         raise QuadloomError(
-            f"the training engine needs the package {TRAINING!r}, but the module 'onnxruntime' that is installed "
-            f"belongs to the plain package {PLAIN!r} {distribution(PLAIN).version}",
+            f"the packages {PLAIN} {owners[PLAIN]} and {TRAINING} {owners[TRAINING]} are installed over each other: "
+            f"both hold the module {MODULE!r}",
             remedy=APART,
         )
-    if places.get(PLAIN) == places[TRAINING]:
-        raise QuadloomError(
-            f"the packages {PLAIN!r} {distribution(PLAIN).version} and {TRAINING!r} {distribution(TRAINING).version} "
-            "are installed over each other: both hold the module 'onnxruntime'",
-            remedy=APART,
-        )
+    owner = f"the plain package {PLAIN} {owners[PLAIN]}" if owners else "another package"
+    raise QuadloomError(
+        f"this needs the package {TRAINING}, but the module {MODULE!r} that is installed belongs to {owner}",
+        remedy=APART,
+    )
 
 
-def _module_folder(package: str) -> Path | None:
-    try:
-        return Path(str(distribution(package).locate_file("onnxruntime"))).resolve()
-    except PackageNotFoundError:
-        return None
+def _owners(module: Path) -> dict[str, str]:
+    """Version by name of the packages that hold the module at this place."""
+    return {
+        name: each.version
+        for name in (PLAIN, TRAINING)
+        for each in distributions(name=name)
+        if Path(str(each.locate_file(MODULE))).resolve() == module
+    }

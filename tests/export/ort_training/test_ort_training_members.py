@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from quadloom_runtime.engines.engine import Batch
+from quadloom_runtime.engines.ort_training import TRAINING_NAME, OrtTrainingEngine
+from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.optimizers import AdamW
 
 LAYERS = 3
@@ -121,7 +123,8 @@ def test_evaluation_equals_pytorch(tiny, open_member):
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
 
 
-def test_the_checkpoint_is_the_one_that_the_package_would_write(training_package, bert, tmp_path):
+@pytest.mark.usefixtures("training_package")
+def test_the_checkpoint_is_the_one_that_the_package_would_write(bert, tmp_path):
     from onnx import numpy_helper
     from onnxruntime.training.api import CheckpointState
     from onnxruntime.training.onnxblock import save_checkpoint as save_theirs
@@ -141,3 +144,27 @@ def test_the_checkpoint_is_the_one_that_the_package_would_write(training_package
         assert found[name].requires_grad == parameter.requires_grad == (name in trained)
         np.testing.assert_array_equal(found[name].data, parameter.data)
         np.testing.assert_array_equal(found[name].data, values[name])
+
+
+def test_stored_training_goes_on_as_if_it_had_not_stopped(bert, open_member, tmp_path):
+    batches = [as_batch(bert.batch(8, seed=seed)) for seed in range(4)]
+    straight, halted = open_member(bert, depth=1), open_member(bert, depth=1)
+    for batch in batches:
+        straight.train(batch, learning_rate=RATE)
+    for batch in batches[:2]:
+        halted.train(batch, learning_rate=RATE)
+    folder = tmp_path / "ort-training" / "d01-q00"
+    halted.save(folder / "checkpoint")
+    again = OrtTrainingEngine(folder, label="d01-q00")
+    for batch in batches[2:]:
+        again.train(batch, learning_rate=RATE)
+    for name, value in straight.parameters.items():
+        np.testing.assert_array_equal(again.parameters[name], value)
+
+
+def test_a_folder_without_its_files_is_refused_by_name(bert, open_member, tmp_path):
+    open_member(bert, depth=1)
+    folder = tmp_path / "ort-training" / "d01-q00"
+    (folder / TRAINING_NAME).unlink()
+    with pytest.raises(QuadloomError, match="d01-q00"):
+        OrtTrainingEngine(folder, label="d01-q00")

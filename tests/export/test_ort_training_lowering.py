@@ -1,0 +1,92 @@
+"""The files of a member for onnxruntime-training, looked at without that package."""
+
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+
+from quadloom_export.lowering.onnx import lower_to_onnx
+from quadloom_export.lowering.onnx_layout import default_execution_order
+from quadloom_export.lowering.ort_checkpoint import checkpoint_bytes
+from quadloom_export.lowering.ort_training import save_ort_training, trained_names, training_model
+from quadloom_runtime.engines.ort_training import (
+    CHECKPOINT_NAME,
+    EVALUATION_NAME,
+    OPTIMIZER_NAME,
+    TRAINING_NAME,
+)
+
+LAYERS = 3
+LOCATION = "../../onnx/weights.bin"
+
+
+def executed(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Computing nodes in the order in which ONNX Runtime runs them."""
+    nodes = model.graph.node
+    return [nodes[index] for index in default_execution_order(list(nodes)) if not nodes[index].name.endswith("/order")]
+
+
+@pytest.fixture(params=[(0, 0), (1, 0), (LAYERS, 0), (LAYERS, LAYERS)], ids=["d0", "d1", "d3", "d3-q3"])
+def member(request, bert):
+    """What is looked at here does not depend on the architecture."""
+    return bert.member(*request.param)
+
+
+def test_only_accumulators_are_added_and_each_runs_right_after_its_gradient(bert, member):
+    packaged = executed(training_model(member, bert.weights, location=LOCATION))
+    plain = executed(lower_to_onnx(member, bert.weights))
+    assert [node.name for node in packaged if node.op_type != "InPlaceAccumulatorV2"] == [node.name for node in plain]
+    accumulated = set()
+    for before, node in pairwise(packaged):
+        if node.op_type == "InPlaceAccumulatorV2":
+            buffer, gradient, reset = node.input
+            assert gradient in before.output
+            assert (buffer, reset) == (f"{gradient}.accumulation.buffer", "lazy_reset_grad")
+            accumulated.add(gradient)
+    assert accumulated == {f"{name}_grad" for name in trained_names(member)}
+
+
+def test_inputs_and_outputs_follow_the_training_api(bert, member):
+    graph = training_model(member, bert.weights, location=LOCATION).graph
+    trained = trained_names(member)
+    shapes = {row.name: row.shape for row in member.parameters}
+    found = {each.name: tuple(size.dim_value for size in each.type.tensor_type.shape.dim) for each in graph.input}
+    batch = list(member.inputs_of("batch"))
+    buffers = [f"{name}_grad.accumulation.buffer" for name in trained]
+    assert list(found) == [*batch, *shapes, *buffers, "lazy_reset_grad"]
+    assert all(found[buffer] == shapes[name] for buffer, name in zip(buffers, trained, strict=True))
+    flags = [f"{name}_grad.accumulation.out" for name in trained]
+    assert [each.name for each in graph.output] == ["loss", "correct_count", "example_count", *flags]
+
+
+def test_all_graphs_share_the_familys_weights_file_and_the_checkpoint_holds_none_of_it(bert, tmp_path):
+    folder = tmp_path / "ort-training" / "d01-q00"
+    parameters = {name: value.numpy() for name, value in bert.parameters().items()}
+    save_ort_training(
+        folder,
+        bert.member(1),
+        bert.evaluation,
+        parameters,
+        weights_file=tmp_path / "onnx" / "weights.bin",
+        weights=bert.weights,
+    )
+    for name in (TRAINING_NAME, EVALUATION_NAME):
+        model = onnx.load(folder / name, load_external_data=False)
+        external = [each for each in model.graph.initializer if each.external_data]
+        assert external
+        assert {entry.value for each in external for entry in each.external_data if entry.key == "location"} == {
+            LOCATION
+        }
+    assert {each.name for each in folder.iterdir()} == {TRAINING_NAME, EVALUATION_NAME, OPTIMIZER_NAME, CHECKPOINT_NAME}
+    content = (folder / CHECKPOINT_NAME).read_bytes()
+    assert len(content) < sum(value.nbytes for value in parameters.values()) + 256 * (len(parameters) + 1)
+    for name, value in parameters.items():
+        assert name.encode() in content
+        assert value.tobytes() in content
+
+
+def test_the_same_parameters_give_the_same_checkpoint():
+    values = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
+    assert checkpoint_bytes(trained=values, untrained={}) == checkpoint_bytes(trained=dict(values), untrained={})
+    assert checkpoint_bytes(trained=values, untrained={}) != checkpoint_bytes(trained={}, untrained=values)
