@@ -10,6 +10,7 @@ from quadloom_export.lowering.onnx import lower_to_onnx
 from quadloom_export.lowering.onnx_layout import default_execution_order
 from quadloom_export.lowering.ort_checkpoint import checkpoint_bytes
 from quadloom_export.lowering.ort_training import save_ort_training, trained_names, training_model
+from quadloom_runtime.engines.onnx_files import check_graph_files
 from quadloom_runtime.engines.ort_training import (
     CHECKPOINT_NAME,
     EVALUATION_NAME,
@@ -61,17 +62,21 @@ def test_inputs_and_outputs_follow_the_training_api(bert, member):
 
 
 def test_all_graphs_share_the_familys_weights_file_and_the_checkpoint_holds_none_of_it(bert, tmp_path):
-    folder = tmp_path / "ort-training" / "d01-q00"
+    folder, weights = tmp_path / "ort-training" / "d01-q00", tmp_path / "onnx" / "weights.bin"
+    weights.parent.mkdir()
+    weights.write_bytes((bert.folder / "weights.bin").read_bytes())
     parameters = {name: value.numpy() for name, value in bert.parameters().items()}
     save_ort_training(
         folder,
         bert.member(1),
         bert.evaluation,
         parameters,
-        weights_file=tmp_path / "onnx" / "weights.bin",
+        weights_file=weights,
         weights=bert.weights,
     )
+    check_graph_files(folder / OPTIMIZER_NAME, weights)
     for name in (TRAINING_NAME, EVALUATION_NAME):
+        check_graph_files(folder / name, weights)
         model = onnx.load(folder / name, load_external_data=False)
         external = [each for each in model.graph.initializer if each.external_data]
         assert external

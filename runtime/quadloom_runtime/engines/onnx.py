@@ -8,6 +8,7 @@ from typing import Any
 
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, TensorSpec
 from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
+from quadloom_runtime.engines.ort_package import refuse_mixture
 from quadloom_runtime.errors import MissingExtraError, QuadloomError, StepOutOfMemoryError
 
 GRADIENT_PREFIX = "gradient."
@@ -98,6 +99,7 @@ def open_session(graph: Path, *, threads: int) -> Any:
     Raises:
         QuadloomError: the files cannot be loaded.
     """
+    refuse_mixture()
     try:
         import onnxruntime
     except ModuleNotFoundError:

@@ -18,6 +18,21 @@ APART = (
 )
 
 
+def refuse_mixture() -> None:
+    """Check that the module `onnxruntime`, where there is one, is all of one package.
+
+    Raises:
+        QuadloomError: both packages are installed over each other.
+    """
+    owners = _owners()
+    if owners is not None and len(owners) > 1:
+        raise QuadloomError(
+            f"the packages {PLAIN} {owners[PLAIN]} and {TRAINING} {owners[TRAINING]} are installed over each other: "
+            f"both hold the module {MODULE!r}",
+            remedy=APART,
+        )
+
+
 def require_training_package() -> None:
     """Check that `onnxruntime` is the training package.
 
@@ -25,27 +40,24 @@ def require_training_package() -> None:
         MissingExtraError: the module is not installed at all.
         QuadloomError: it belongs to another package, alone or over the training package.
     """
-    spec = PathFinder.find_spec(MODULE)
-    if spec is None or spec.origin is None:
+    refuse_mixture()
+    owners = _owners()
+    if owners is None:
         raise MissingExtraError(package=TRAINING, extra="ort-training")
-    owners = _owners(Path(spec.origin).resolve().parent)
-    if owners.keys() == {TRAINING}:
-        return
-    if owners.keys() == {PLAIN, TRAINING}:
+    if TRAINING not in owners:
+        owner = f"the plain package {PLAIN} {owners[PLAIN]}" if owners else "another package"
         raise QuadloomError(
-            f"the packages {PLAIN} {owners[PLAIN]} and {TRAINING} {owners[TRAINING]} are installed over each other: "
-            f"both hold the module {MODULE!r}",
+            f"this needs the package {TRAINING}, but the module {MODULE!r} that is installed belongs to {owner}",
             remedy=APART,
         )
-    owner = f"the plain package {PLAIN} {owners[PLAIN]}" if owners else "another package"
-    raise QuadloomError(
-        f"this needs the package {TRAINING}, but the module {MODULE!r} that is installed belongs to {owner}",
-        remedy=APART,
-    )
 
 
-def _owners(module: Path) -> dict[str, str]:
-    """Version by name of the packages that hold the module at this place."""
+def _owners() -> dict[str, str] | None:
+    """Version by name of the packages that hold the module that would be imported; None if there is no such module."""
+    spec = PathFinder.find_spec(MODULE)
+    if spec is None or spec.origin is None:
+        return None
+    module = Path(spec.origin).resolve().parent
     return {
         name: each.version
         for name in (PLAIN, TRAINING)

@@ -19,7 +19,7 @@ from quadloom_runtime.engines.ort_training import OrtTrainingEngine
 from quadloom_runtime.errors import QuadloomError
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def training_package() -> None:
     """Skips where `onnxruntime` is not the training package: run.sh makes the environment."""
     try:
@@ -33,7 +33,7 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def open_member(training_package: None, tmp_path: Path) -> Callable[..., OrtTrainingEngine]:  # noqa: ARG001
+def open_member(tmp_path: Path) -> Callable[..., OrtTrainingEngine]:
     """``open_member(tiny, depth=3)``: write a member's folder, with the tiny model's moved parameters, and load it."""
 
     def make(tiny: Any, *, depth: int, quantized_layers: int = 0, weight_decay: float = 0.0) -> OrtTrainingEngine:
@@ -91,7 +91,7 @@ class _Logits(nn.Module):
 
 
 @pytest.fixture
-def reference(training_package: None, tmp_path: Path) -> Callable[..., Reference]:  # noqa: ARG001
+def reference(tmp_path: Path) -> Callable[..., Reference]:
     """``reference(bert, trained, weight_decay=0.1)``: the model's forward in ONNX, everything else ONNX Runtime's."""
 
     def make(bert: Any, trained: set[str], *, weight_decay: float) -> Reference:

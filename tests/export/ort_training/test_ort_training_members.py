@@ -123,7 +123,6 @@ def test_evaluation_equals_pytorch(tiny, open_member):
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
 
 
-@pytest.mark.usefixtures("training_package")
 def test_the_checkpoint_is_the_one_that_the_package_would_write(bert, tmp_path):
     from onnx import numpy_helper
     from onnxruntime.training.api import CheckpointState

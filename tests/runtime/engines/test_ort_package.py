@@ -46,8 +46,9 @@ def test_the_plain_package_in_its_place_is_named_with_its_version(install):
 def test_both_in_one_folder_are_refused(install):
     install("onnxruntime", "1.31.1")
     install("onnxruntime-training", "1.19.2")
-    with pytest.raises(QuadloomError, match="over each other"):
-        ort_package.require_training_package()
+    for check in (ort_package.require_training_package, ort_package.refuse_mixture):
+        with pytest.raises(QuadloomError, match="over each other"):
+            check()
 
 
 def test_a_training_package_that_comes_first_on_the_path_is_right(install):
@@ -61,3 +62,9 @@ def test_a_plain_package_that_hides_the_training_package_is_refused(install):
     install("onnxruntime", "1.31.1", into="overlay")
     with pytest.raises(QuadloomError, match=r"plain package onnxruntime 1\.31\.1"):
         ort_package.require_training_package()
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxruntime-training"])
+def test_either_package_alone_runs_plain_graphs(install, package):
+    install(package, "1.19.2")
+    ort_package.refuse_mixture()
