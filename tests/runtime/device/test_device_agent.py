@@ -96,7 +96,7 @@ def torch_update(folder: Path, data_file: Path, settings: TrainingSettings) -> d
     start = load_file(folder / "adapter/adapter_model.safetensors")
     tensors = {name: torch.nn.Parameter(torch.from_numpy(value.copy())) for name, value in start.items()}
     embedding = torch.from_numpy(np.fromfile(folder / "onnx/weights.bin", np.float32, count=8 * 16).reshape(8, 16))
-    data = encode(load_examples(data_file), folder / "tokenizer/tokenizer.json")
+    data = encode(load_examples(data_file), folder / "tokenizer/tokenizer.json", sequence_length=5)
     head = [tensors["head.weight"], tensors["head.bias"]]
     optimizer = torch.optim.AdamW(
         [
