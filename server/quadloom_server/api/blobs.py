@@ -28,7 +28,7 @@ def _answer(description: str, *headers: str) -> dict[str, Any]:
     return {"description": description, "headers": {name: {"schema": {"type": "string"}} for name in headers}}
 
 
-_BYTES = {"content": {"*/*": {}}}
+_BYTES: dict[str, Any] = {"content": {"*/*": {}}}
 _CACHING = ("ETag", "Cache-Control", "Accept-Ranges")
 BLOB_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: _answer("The whole blob, in its own media type.", *_CACHING, "Content-Length") | _BYTES,
