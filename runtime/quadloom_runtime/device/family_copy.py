@@ -15,6 +15,10 @@ from quadloom_runtime.family_folder import LARGEST_MANIFEST_BYTES, parse_manifes
 from quadloom_runtime.family_signature import verify_manifest
 
 
+class WrongFilesError(QuadloomError):
+    """An assignment that would have other files used than those of the manifest's member."""
+
+
 @dataclass(frozen=True)
 class FamilyCopy:
     """Files laid out as the family's in `folder`, where graphs find the weights beside them; `cache` holds them.
@@ -52,7 +56,8 @@ class FamilyCopy:
         """Bring every file of the assignment here.
 
         Raises:
-            QuadloomError: the server refuses one, sends another content, or names files that are not the manifest's.
+            WrongFilesError: the assignment names files that are not the manifest's.
+            QuadloomError: the server refuses one, or sends another content.
         """
         manifest = self.manifest(assignment)
         _check_files(assignment, manifest)
@@ -77,7 +82,7 @@ def _check_files(assignment: Assignment, manifest: FamilyManifest) -> None:
         )
     if set(assignment.blobs) != set(manifest.files_for(member)):
         named = ", ".join(sorted(each.path for each in assignment.blobs))
-        raise QuadloomError(
+        raise WrongFilesError(
             f"the assignment names other files than the manifest has for {member.key.label}: {named[:300]}",
             remedy="do not trust this server before its owner can say why",
         )
