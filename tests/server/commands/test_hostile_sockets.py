@@ -88,3 +88,16 @@ def test_what_a_device_says_cannot_write_lines_or_colours_into_the_servers_outpu
     line = server.read_until("phone failed")
     assert line.isprintable()
     assert "round 1 closed: accuracy 1.0" in line, "in the line of the device, not in one of its own"
+
+
+def test_a_proxy_on_this_machine_says_whose_request_it_is(
+    serve: Callable[..., Any], family_folder: Path, tmp_path: Path
+) -> None:
+    """As docs/security.md has proxies do: otherwise all clients behind one would share one allowance."""
+    server = serve(family_folder, tmp_path / "state", "--max-unsigned-requests-per-minute", "2")
+
+    def ask(address: str) -> int:
+        return int(server.client.get("/healthz", headers={"x-forwarded-for": address}).status_code)
+
+    assert [ask("198.51.100.7") for _ in range(3)] == [200, 200, 429]
+    assert ask("198.51.100.8") == 200
