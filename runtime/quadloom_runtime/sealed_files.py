@@ -11,7 +11,7 @@ SEAL_BYTES = hashlib.sha256().digest_size
 
 def write_sealed(path: Path, content: bytes, *, half_written: CrashPoint | None = None) -> None:
     """Write `content` and its seal, both or neither; see `write_atomically`."""
-    write_atomically(path, content + hashlib.sha256(content).digest(), half_written=half_written)
+    write_atomically(path, content, hashlib.sha256(content).digest(), half_written=half_written)
 
 
 def read_sealed(path: Path) -> bytes | None:

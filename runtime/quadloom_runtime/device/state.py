@@ -19,6 +19,7 @@ from quadloom_runtime.sealed_files import read_sealed, write_sealed
 from quadloom_runtime.trainer import Checkpoint
 
 PARAMETER, OPTIMIZER = "parameter/", "optimizer/"
+LENGTH_BYTES = 8
 CHECKPOINT_SUFFIX, UPDATE_SUFFIX, HERE_SUFFIX = ".checkpoint", ".update", ".here"
 
 
@@ -67,7 +68,7 @@ class DeviceState:
             "examples": checkpoint.examples,
             "train_s": checkpoint.train_s,
         }
-        content = json.dumps(figures).encode() + b"\n" + save(_contiguous(tensors))
+        content = save(_contiguous(tensors), {"figures": json.dumps(figures)})
         write_sealed(self._path(assignment_id, CHECKPOINT_SUFFIX), content, half_written="checkpoint-half-written")
 
     def load_checkpoint(self, assignment_id: str) -> Checkpoint | None:
@@ -75,8 +76,7 @@ class DeviceState:
         content = read_sealed(self._path(assignment_id, CHECKPOINT_SUFFIX))
         if content is None:
             return None
-        line, _, saved = content.partition(b"\n")
-        figures, tensors = json.loads(line), load(saved)
+        figures, tensors = json.loads(_metadata(content)["figures"]), load(content)
         return Checkpoint(
             step=figures["step"],
             parameters=_part(tensors, PARAMETER),
@@ -109,6 +109,13 @@ class DeviceState:
 def update_bytes(update: Mapping[str, FloatArray], report: UpdateReport) -> bytes:
     """An update as it travels: tensors, and the report as JSON in the metadata entry ``report``."""
     return save(_contiguous(update), {"report": report.model_dump_json()})
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file, which the library reads from paths only."""
+    length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    found: dict[str, str] = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length])["__metadata__"]
+    return found
 
 
 def _file_name(assignment_id: str) -> str:
