@@ -168,8 +168,15 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+ENDED_FOR_MEMORY = {
+    signal.SIGKILL: "the system killed the training process",  # what it does when the machine runs out of memory
+    signal.SIGABRT: "the training process was aborted, as native code does when it is refused memory",
+}
+
+
 def _died(exit_code: int | None, *, member: str) -> FailureReport:
-    if exit_code == -signal.SIGKILL:  # what the kernel sends when the machine runs out of memory
-        error = StepOutOfMemoryError(member=member, limit_bytes=None, detail="the system killed the training process")
-        return FailureReport(kind="out-of-memory", message=str(error))
+    for number, detail in ENDED_FOR_MEMORY.items():
+        if exit_code == -number:
+            error = StepOutOfMemoryError(member=member, limit_bytes=None, detail=detail)
+            return FailureReport(kind="out-of-memory", message=str(error))
     return FailureReport(kind="other", message=f"the training process of member {member} ended with status {exit_code}")
