@@ -47,12 +47,18 @@ def test_elementwise_operators_are_the_same(target):
 @pytest.mark.parametrize("levels", [127, 7])
 def test_quantizing_gives_the_same_bits(levels):
     x = random(33, 16)
-    x[3], x[4] = 0.0, torch.arange(16) - 7.5  # a row without a scale; ties
+    x[3] = 0.0  # a row without a scale
     scale = translated(quadloom.row_scale.default, x, levels, None)
     assert torch.equal(scale, semantic_ops.row_scale(x, levels, None))
     stored = translated(quadloom.quantize.default, x, scale)
     assert torch.equal(stored, semantic_ops.quantize(x, scale))
     assert torch.equal(translated(quadloom.dequantize.default, stored, scale), semantic_ops.dequantize(stored, scale))
+
+
+def test_ties_round_to_even_and_too_large_values_saturate():
+    x, one = torch.tensor([[0.5, 1.5, -0.5, -2.5, 126.5, 127.5, 400.0, -400.0]]), torch.ones(1)
+    expected = torch.tensor([[0, 2, 0, -2, 126, 127, 127, -128]], dtype=torch.int8)
+    assert torch.equal(translated(quadloom.quantize.default, x, one), expected)
 
 
 @pytest.mark.parametrize("lower_bound", [0.0, -0.25])

@@ -82,7 +82,7 @@ class ArenaPlanner:
     def __call__(self, alignment: int, specs: Any, graph_module: Any, graph_signature: Any, padding: int) -> list[int]:  # noqa: ARG002
         """Sizes of the runtime's buffers; the first is reserved for constants."""
         tensors = list(specs)
-        tenancies = [Tenancy(*spec.lifetime, size_bytes=spec.realign(alignment)) for spec in tensors]
+        tenancies = [Tenancy(spec.lifetime[0], spec.lifetime[1], spec.realign(alignment)) for spec in tensors]
         self.lower_bound_bytes = lower_bound_bytes(tenancies)
         arena = plan_arena(tenancies)
         for spec, offset in zip(tensors, arena.offsets, strict=True):

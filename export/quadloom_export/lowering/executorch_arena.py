@@ -55,7 +55,7 @@ def plan_arena(tenancies: Sequence[Tenancy]) -> Arena:
 
 
 def best_fit(tenancies: Sequence[Tenancy], order: Sequence[int]) -> Arena:
-    """Place tensor after tensor in the smallest gap that holds it for its whole life, at the lowest end if none does."""
+    """Place tensor after tensor in the smallest gap that is free for its whole life, or above all its neighbours."""
     first, last, size = (
         np.asarray([getattr(each, name) for each in tenancies], dtype=np.int64)
         for name in ("first", "last", "size_bytes")

@@ -1,7 +1,7 @@
 """What each operator of a joint graph is in terms of ATen operators that have portable or optimized kernels.
 
-A translation is a plain function on tensors; `lowering.executorch` traces it. Copying variants (``permute_copy`` and its
-like) stand for views with strides of their own, which the runtime does not have: every tensor is contiguous.
+A translation is a plain function on tensors; `lowering.executorch` traces it. Copying variants (``permute_copy`` and
+its like) stand for views with strides of their own, which the runtime does not have: every tensor is contiguous.
 """
 
 import math
@@ -28,7 +28,7 @@ def gemm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose
     else:
         left = _transposed(a) if transpose_a else a
         if transpose_b and after == 1.0 and (bias is None or bias.dim() == 1):
-            return aten.linear.default(left, b, bias)
+            return aten.linear.default(left, b, bias)  # type: ignore[no-any-return]
         product = aten.linear.default(left, b) if transpose_b else aten.mm.default(left, b)
     scaled = product if after == 1.0 else aten.mul.Tensor(product, after)
     return scaled if bias is None else aten.add.Tensor(scaled, bias)
@@ -55,12 +55,12 @@ def gelu_derivative(x: Tensor) -> Tensor:
     distribution = aten.mul.Tensor(aten.add.Tensor(distribution, 1.0), 0.5)
     density = aten.exp.default(aten.mul.Tensor(aten.mul.Tensor(x, x), -0.5))
     weighted = aten.mul.Tensor(aten.mul.Tensor(x, density), 1 / math.sqrt(2 * math.pi))
-    return aten.add.Tensor(distribution, weighted)
+    return aten.add.Tensor(distribution, weighted)  # type: ignore[no-any-return]
 
 
 def unit_interval(x: Tensor) -> Tensor:
     """``0.5 x + 0.5``."""
-    return aten.add.Tensor(aten.mul.Tensor(x, 0.5), 0.5)
+    return aten.add.Tensor(aten.mul.Tensor(x, 0.5), 0.5)  # type: ignore[no-any-return]
 
 
 def row_scale(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:
@@ -69,18 +69,18 @@ def row_scale(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:
     if lower_bound is None:
         magnitude = aten.maximum.default(magnitude, aten.neg.default(aten.amin.default(x, [1])))
     floor = -lower_bound if lower_bound else SMALLEST_SCALE
-    return aten.mul.Tensor(aten.clamp.default(magnitude, floor), 1.0 / levels)
+    return aten.mul.Tensor(aten.clamp.default(magnitude, floor), 1.0 / levels)  # type: ignore[no-any-return]
 
 
 def quantize(x: Tensor, scale: Tensor) -> Tensor:
     """``round(x / scale)`` within int8."""
     rounded = aten.round.default(aten.div.Tensor(x, _column(scale)))
-    return aten._to_copy.default(aten.clamp.default(rounded, -128, 127), dtype=torch.int8)
+    return aten._to_copy.default(aten.clamp.default(rounded, -128, 127), dtype=torch.int8)  # type: ignore[no-any-return]
 
 
 def dequantize(x: Tensor, scale: Tensor) -> Tensor:
     """``x * scale``."""
-    return aten.mul.Tensor(aten._to_copy.default(x, dtype=torch.float32), _column(scale))
+    return aten.mul.Tensor(aten._to_copy.default(x, dtype=torch.float32), _column(scale))  # type: ignore[no-any-return]
 
 
 def pack_int4(x: Tensor) -> Tensor:
@@ -88,35 +88,35 @@ def pack_int4(x: Tensor) -> Tensor:
     unsigned, half = aten._to_copy.default(x, dtype=torch.uint8), x.shape[1] // 2
     low = aten.bitwise_and.Scalar(aten.slice_copy.Tensor(unsigned, 1, 0, half), 15)
     high = aten.bitwise_left_shift.Tensor_Scalar(aten.slice_copy.Tensor(unsigned, 1, half, 2 * half), 4)
-    return aten.bitwise_or.Tensor(low, high)
+    return aten.bitwise_or.Tensor(low, high)  # type: ignore[no-any-return]
 
 
 def unpack_int4(x: Tensor) -> Tensor:
     """16 times each value, as int8."""
     low, high = aten.bitwise_left_shift.Tensor_Scalar(x, 4), aten.bitwise_and.Scalar(x, 240)
-    return aten._to_copy.default(aten.cat.default([low, high], 1), dtype=torch.int8)
+    return aten._to_copy.default(aten.cat.default([low, high], 1), dtype=torch.int8)  # type: ignore[no-any-return]
 
 
 def batch_full(reference: Tensor, shape: list[int], batch_axis: int, value: float) -> Tensor:
     """A constant of the static batch size."""
     sizes = [size * reference.shape[0] if axis == batch_axis else size for axis, size in enumerate(shape)]
-    return aten.full.default(sizes, value, dtype=torch.float32)
+    return aten.full.default(sizes, value, dtype=torch.float32)  # type: ignore[no-any-return]
 
 
 def batch_tile(x: Tensor, reference: Tensor, repeats: list[int], batch_axis: int) -> Tensor:
     """``x`` repeated to the static batch size."""
     counts = [n * reference.shape[0] if axis == batch_axis else n for axis, n in enumerate(repeats)]
-    return aten.repeat.default(x, counts)
+    return aten.repeat.default(x, counts)  # type: ignore[no-any-return]
 
 
 def reshape(x: Tensor, shape: list[int]) -> Tensor:
     """A view in the end: the lowering has the runtime elide it."""
-    return aten.view_copy.default(x, shape)
+    return aten.view_copy.default(x, shape)  # type: ignore[no-any-return]
 
 
 def full_like(x: Tensor, value: float, **_: Any) -> Tensor:
     """A constant of known shape."""
-    return aten.full.default(list(x.shape), value, dtype=x.dtype)
+    return aten.full.default(list(x.shape), value, dtype=x.dtype)  # type: ignore[no-any-return]
 
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
@@ -152,8 +152,8 @@ def _scaled(a: Tensor, b: Tensor, alpha: float, result_size: int) -> tuple[Tenso
 
 def _transposed(x: Tensor) -> Tensor:
     axes = list(range(x.dim()))
-    return aten.permute_copy.default(x, [*axes[:-2], axes[-1], axes[-2]])
+    return aten.permute_copy.default(x, [*axes[:-2], axes[-1], axes[-2]])  # type: ignore[no-any-return]
 
 
 def _column(scale: Tensor) -> Tensor:
-    return aten.view_copy.default(scale, [-1, 1])
+    return aten.view_copy.default(scale, [-1, 1])  # type: ignore[no-any-return]

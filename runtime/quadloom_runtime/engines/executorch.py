@@ -14,7 +14,7 @@ from quadloom_runtime.engines.engine import IGNORED_LABEL, Batch, EvaluationResu
 from quadloom_runtime.errors import MissingExtraError, QuadloomError, StepOutOfMemoryError
 
 GRADIENT_PREFIX = "gradient."
-# Padding rows attend to something, as a row that attends to nothing may yield NaN, which not even a zero gradient hides.
+# A padding row attends to something: one that attends to nothing may yield NaN, which no zero gradient hides.
 PADDING = {"input_ids": 0, "attention_mask": 1, "token_type_ids": 0, "labels": IGNORED_LABEL}
 
 
@@ -143,7 +143,9 @@ def padded(rows: Any, spec: TensorSpec) -> Any:
 def _load(program: Path, weights: Path) -> Any:
     portable_lib = _portable_lib()
     try:
-        return portable_lib._load_for_executorch(str(program), str(weights))
+        module = portable_lib._load_for_executorch(str(program), str(weights))
+        module.method_names()  # loading is lazy: this reads the file, the first step allocates the arena
+        return module
     except Exception as error:  # the binding raises whatever its loader makes of a broken file
         raise QuadloomError(
             f"ExecuTorch cannot load {program} with {weights}: {error}",
