@@ -80,19 +80,27 @@ def check_labels(examples: Sequence[Example], *, num_labels: int, source: Path) 
             )
 
 
-def encode(examples: Sequence[Example], tokenizer_path: Path) -> EncodedData:
+def encode(examples: Sequence[Example], tokenizer_path: Path, *, sequence_length: int) -> EncodedData:
     """Tokenize with the family's ``tokenizer.json``, which truncates and pads to the family's sequence length.
 
     Raises:
-        QuadloomError: the tokenizer cannot be read.
+        QuadloomError: the tokenizer cannot be read or used, or makes rows of another length.
     """
+    remedy = "fetch or export the family again"
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_path))
-    except Exception as error:  # tokenizers raises bare Exception
+        # Before any text is encoded: a length of 10^9 would fill the memory.
+        lengths = (tokenizer.truncation or {}).get("max_length"), (tokenizer.padding or {}).get("length")
+        encoded = [] if lengths != (sequence_length,) * 2 else tokenizer.encode_batch([each.text for each in examples])
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises bare Exception, and its panics are not even that
+        raise QuadloomError(f"cannot use the tokenizer {tokenizer_path}: {error}", remedy=remedy) from error
+    if {len(each.ids) for each in encoded} != {sequence_length}:
         raise QuadloomError(
-            f"cannot read the tokenizer {tokenizer_path}: {error}", remedy="fetch or export the family again"
-        ) from error
-    encoded = tokenizer.encode_batch([example.text for example in examples])
+            f"the tokenizer {tokenizer_path} does not make rows of {sequence_length} tokens, as the family says",
+            remedy=remedy,
+        )
     return EncodedData(
         input_ids=np.asarray([each.ids for each in encoded], dtype=np.int64),
         attention_mask=np.asarray([each.attention_mask for each in encoded], dtype=np.int64),

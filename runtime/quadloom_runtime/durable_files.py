@@ -13,10 +13,11 @@ from quadloom_runtime.errors import StorageError
 UNFINISHED_SUFFIX: Final = ".part"
 
 
-def write_atomically(path: Path, content: bytes, *, half_written: CrashPoint | None = None) -> None:
+def write_atomically(path: Path, content: bytes, *more: bytes, half_written: CrashPoint | None = None) -> None:
     """Write `content` so that `path` holds either the old or the new content, never a part, and keeps it.
 
     Args:
+        more: goes behind `content`, without a copy of both together in memory.
         half_written: what tests call the moment at which half of the content is in the temporary file.
 
     Raises:
@@ -27,11 +28,12 @@ def write_atomically(path: Path, content: bytes, *, half_written: CrashPoint | N
     try:
         with using(path), temporary.open("wb") as file:
             middle = len(content) // 2
-            file.write(content[:middle])
+            file.write(memoryview(content)[:middle])
             if half_written is not None:
                 file.flush()
                 reach(half_written)
-            file.write(content[middle:])
+            file.write(memoryview(content)[middle:])
+            file.writelines(more)
             file.flush()
             os.fsync(file.fileno())
         rename_durably(temporary, path)

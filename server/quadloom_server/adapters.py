@@ -7,11 +7,12 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
+from quadloom_runtime.adapter_file import read_parameters
 from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.durable_files import make_folder, using, write_atomically
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.family_folder import blob_reference
-from quadloom_server.family import ADAPTER_TENSORS, ServedFamily, read_parameters
+from quadloom_server.family import ADAPTER_TENSORS, ServedFamily
 
 MEDIA_TYPE = "application/vnd.safetensors"
 LATEST = "latest"
@@ -37,7 +38,9 @@ class AdapterFolders:
 
     def read(self, number: int) -> dict[str, FloatArray]:
         """The global parameters after a round, float32, every row of the parameter table."""
-        return read_parameters(self.tensors_path(number), self._family.manifest.parameters)
+        return read_parameters(
+            self.tensors_path(number), self._family.manifest.parameters, remedy="restore the state folder"
+        )
 
     def write_initial(self) -> None:
         """Put the family's adapter in place as round 0, byte by byte, so that it keeps its hash."""

@@ -1,16 +1,12 @@
 """The family that a server serves, checked when it starts."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
-from quadloom_runtime.contract.manifest import BlobReference, FamilyManifest, MemberKey, MemberSpec, ParameterSpec
-from quadloom_runtime.engines.engine import FloatArray
+from quadloom_runtime.adapter_file import read_parameters
+from quadloom_runtime.contract.manifest import BlobReference, FamilyManifest, MemberKey, MemberSpec
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import MANIFEST_NAME, altered_files, parse_manifest, read_manifest_file
 from quadloom_runtime.family_signature import read_signature
@@ -75,31 +71,8 @@ def open_family(folder: Path) -> ServedFamily:
     if not any(Path(each.path).name == ADAPTER_TENSORS for each in manifest.adapter):
         raise QuadloomError(f"the family at {folder} names no {ADAPTER_TENSORS}", remedy="export the family again")
     family = ServedFamily(folder, manifest, content, read_signature(folder), _warnings(manifest))
-    read_parameters(folder / family.initial_adapter.path, manifest.parameters)
+    read_parameters(folder / family.initial_adapter.path, manifest.parameters, remedy="export the family again")
     return family
-
-
-def read_parameters(path: Path, table: tuple[ParameterSpec, ...]) -> dict[str, FloatArray]:
-    """Read an adapter's tensors: every row of the parameter table, float32.
-
-    Raises:
-        QuadloomError: unreadable, or other names, shapes or dtypes than the table's.
-    """
-    remedy = "export the family again, or restore the state folder"
-    try:
-        tensors: Mapping[str, FloatArray] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise QuadloomError(f"the adapter {path} cannot be read: {error}", remedy=remedy) from None
-    found = {name: f"{value.dtype} {list(value.shape)}" for name, value in tensors.items()}
-    expected = {row.name: f"float32 {list(row.shape)}" for row in table}
-    different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-    if different:
-        raise QuadloomError(
-            f"the adapter {path} differs from the parameter table in {len(different)} tensors, first {different[0]!r}: "
-            f"{found.get(different[0], 'absent')} in the file, {expected.get(different[0], 'absent')} in the table",
-            remedy=remedy,
-        )
-    return dict(tensors)
 
 
 def _warnings(manifest: FamilyManifest) -> tuple[str, ...]:

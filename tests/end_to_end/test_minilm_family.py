@@ -44,7 +44,7 @@ def manifest(family: Path) -> FamilyManifest:
 @pytest.fixture(scope="module")
 def reviews(family: Path, manifest: FamilyManifest) -> Batch:
     examples = load_examples(EXAMPLE / "eval.jsonl", num_labels=2)[: manifest.batch.batch_size]
-    encoded = encode(examples, family / "tokenizer" / "tokenizer.json")
+    encoded = encode(examples, family / "tokenizer" / "tokenizer.json", sequence_length=manifest.batch.sequence_length)
     return next(batches(encoded, batch_size=manifest.batch.batch_size))
 
 

@@ -121,7 +121,9 @@ def test_texts_are_cut_and_filled_to_the_length_in_the_tokenizer_file(tmp_path: 
     tokenizer.enable_truncation(max_length=3)
     tokenizer.enable_padding(length=3)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    data = encode([Example("good film", 1), Example("film film good good", 0)], tmp_path / "tokenizer.json")
+    data = encode(
+        [Example("good film", 1), Example("film film good good", 0)], tmp_path / "tokenizer.json", sequence_length=3
+    )
     assert data.input_ids.tolist() == [[2, 3, 0], [3, 3, 2]]
     assert data.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     assert data.labels.tolist() == [1, 0]
@@ -133,7 +135,7 @@ def test_texts_are_cut_and_filled_to_the_length_in_the_tokenizer_file(tmp_path: 
 def test_an_unreadable_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(QuadloomError, match=r"tokenizer\.json"):
-        encode([Example("x", 0)], tmp_path / "tokenizer.json")
+        encode([Example("x", 0)], tmp_path / "tokenizer.json", sequence_length=3)
 
 
 def numbered(examples: int) -> EncodedData:

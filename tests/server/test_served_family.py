@@ -33,6 +33,14 @@ def test_a_missing_file_is_named(family_folder: Path) -> None:
         open_family(family_folder)
 
 
+@pytest.mark.parametrize("linked", ["onnx/weights.bin", "onnx"])
+def test_a_symbolic_link_in_a_family_is_not_served(family_folder: Path, tmp_path: Path, linked: str) -> None:
+    (family_folder / linked).rename(tmp_path / "elsewhere")
+    (family_folder / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(QuadloomError, match=r"onnx/weights\.bin: a symbolic link"):
+        open_family(family_folder)
+
+
 def test_a_folder_without_a_family_is_named(tmp_path: Path) -> None:
     with pytest.raises(QuadloomError, match="no family at"):
         open_family(tmp_path / "nowhere")

@@ -163,7 +163,8 @@ class DeviceAgent:
         """The local data as this family's tokenizer encodes it, kept from round to round."""
         tokenizer = tokenizer_blob(manifest)
         if self._encoded is None or self._encoded[0] != tokenizer.sha256:
-            encoded = encode(self._data.examples, self._family.folder / tokenizer.path)
+            path, length = self._family.folder / tokenizer.path, manifest.batch.sequence_length
+            encoded = encode(self._data.examples, path, sequence_length=length)
             self._encoded = (tokenizer.sha256, encoded)
         return self._encoded[1]
 

@@ -36,6 +36,16 @@ class ServerUnreachableError(QuadloomError):
     """The server did not answer for as long as patience lasts."""
 
 
+class OversizeBlobError(QuadloomError):
+    """The server sends more than a blob has."""
+
+    def __init__(self, sha256: str, largest_bytes: int) -> None:
+        super().__init__(
+            f"blob {sha256} was sent with more than its {largest_bytes} bytes",
+            remedy="check the server's family with `quadloom inspect DIR --verify`, or a proxy in between",
+        )
+
+
 @dataclass(frozen=True)
 class Link:
     """Speed of the emulated link, None for as fast as it goes."""
@@ -110,16 +120,23 @@ class ServerClient:
         """Say that an assignment cannot be done."""
         return self._message(f"/v1/assignments/{assignment_id}/failure", report, ReportResponse)
 
-    def download(self, sha256: str, cache: BlobCache) -> None:
+    def download(self, sha256: str, cache: BlobCache, *, largest_bytes: int) -> None:
         """Bring a blob into the cache, continuing an earlier download.
 
+        Args:
+            largest_bytes: more than this is not taken in, so that no server fills the disk.
+
         Raises:
+            OversizeBlobError: the server sends more.
             QuadloomError: the server sends other content than it names, each time.
             RefusedError: the server has no such blob.
             ServerUnreachableError: nothing arrived for too long.
         """
         for _ in range(DOWNLOAD_ATTEMPTS):
-            self._patiently(lambda: self._download_rest(sha256, cache), progress=lambda: self.traffic.down_bytes)
+            self._patiently(
+                lambda: self._download_rest(sha256, cache, largest_bytes=largest_bytes),
+                progress=lambda: self.traffic.down_bytes,
+            )
             if cache.accept_partial(sha256):
                 return
         raise QuadloomError(
@@ -131,7 +148,7 @@ class ServerClient:
         """Let time pass until the next request."""
         self._sleep(seconds)
 
-    def _download_rest(self, sha256: str, cache: BlobCache) -> None:
+    def _download_rest(self, sha256: str, cache: BlobCache, *, largest_bytes: int) -> None:
         partial = cache.partial_path(sha256)
         make_folder(partial.parent)
         have = partial.stat().st_size if partial.exists() else 0
@@ -146,6 +163,9 @@ class ServerClient:
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             with using(partial), partial.open("ab" if resumed else "wb") as file:
                 for chunk in response.iter_raw():  # as it comes: a buffer would be lost when the connection drops
+                    if file.tell() + len(chunk) > largest_bytes:
+                        partial.unlink()
+                        raise OversizeBlobError(sha256, largest_bytes)
                     file.write(chunk)
                     self.traffic.down_bytes += len(chunk)
                     reach("download-half")

@@ -11,8 +11,12 @@ from quadloom_runtime.contract.wire import Assignment, EnrolResponse
 from quadloom_runtime.device.client import ServerClient
 from quadloom_runtime.device.events import EventLog
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.family_folder import parse_manifest
+from quadloom_runtime.family_folder import LARGEST_MANIFEST_BYTES, parse_manifest
 from quadloom_runtime.family_signature import verify_manifest
+
+
+class WrongFilesError(QuadloomError):
+    """An assignment that would have other files used than those of the manifest's member."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class FamilyCopy:
             QuadloomError: the server does not send it, or it is not valid.
         """
         sha256 = answer.manifest_sha256
-        self._bring(sha256, name="the manifest")
+        self._bring(sha256, name="the manifest", largest_bytes=LARGEST_MANIFEST_BYTES)
         content, source = self.cache.path(sha256).read_bytes(), "the server's manifest"
         if self.family_key is not None:
             verify_manifest(content, answer.manifest_signature, self.family_key, source=source)
@@ -52,20 +56,21 @@ class FamilyCopy:
         """Bring every file of the assignment here.
 
         Raises:
-            QuadloomError: the server refuses one, sends another content, or names files that are not the manifest's.
+            WrongFilesError: the assignment names files that are not the manifest's.
+            QuadloomError: the server refuses one, or sends another content.
         """
         manifest = self.manifest(assignment)
         _check_files(assignment, manifest)
         for blob in (*assignment.blobs, assignment.adapter):
-            self._bring(blob.sha256, name=blob.path)
+            self._bring(blob.sha256, name=blob.path, largest_bytes=blob.size_bytes)
         for blob in assignment.blobs:
             self.cache.link_into(self.folder, blob)
         return manifest
 
-    def _bring(self, sha256: str, *, name: str) -> None:
+    def _bring(self, sha256: str, *, name: str, largest_bytes: int) -> None:
         if not self.cache.holds(sha256):
             self.events.say("downloading", f"downloading {name}", name=name, sha256=sha256)
-            self.client.download(sha256, self.cache)
+            self.client.download(sha256, self.cache, largest_bytes=largest_bytes)
 
 
 def _check_files(assignment: Assignment, manifest: FamilyManifest) -> None:
@@ -77,7 +82,7 @@ def _check_files(assignment: Assignment, manifest: FamilyManifest) -> None:
         )
     if set(assignment.blobs) != set(manifest.files_for(member)):
         named = ", ".join(sorted(each.path for each in assignment.blobs))
-        raise QuadloomError(
+        raise WrongFilesError(
             f"the assignment names other files than the manifest has for {member.key.label}: {named[:300]}",
             remedy="do not trust this server before its owner can say why",
         )

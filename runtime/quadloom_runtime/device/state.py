@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from quadloom_runtime.contract.wire import UpdateReport
-from quadloom_runtime.durable_files import make_folder, using, write_atomically
+from quadloom_runtime.durable_files import make_folder, using
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.sealed_files import read_sealed, write_sealed
 from quadloom_runtime.trainer import Checkpoint
 
 PARAMETER, OPTIMIZER = "parameter/", "optimizer/"
+LENGTH_BYTES = 8
 CHECKPOINT_SUFFIX, UPDATE_SUFFIX, HERE_SUFFIX = ".checkpoint", ".update", ".here"
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """Files below `folder`, each written atomically and named after the assignment that it belongs to."""
+    """Files below `folder`, each whole and sealed, and named after the assignment that it belongs to."""
 
     folder: Path
 
@@ -51,9 +52,11 @@ class DeviceState:
     def bytes_here_at_first(self, assignment_id: str, here_bytes: int) -> int:
         """`here_bytes` as it was when the assignment was begun: after a kill it is what was said the first time."""
         path = self._path(assignment_id, HERE_SUFFIX)
-        if not path.is_file():
-            write_atomically(path, str(here_bytes).encode())
-        return int(path.read_bytes())
+        noted = read_sealed(path)
+        if noted is not None:
+            return int(noted)
+        write_sealed(path, str(here_bytes).encode())
+        return here_bytes
 
     def save_checkpoint(self, assignment_id: str, checkpoint: Checkpoint) -> None:
         """Keep where the training of an assignment stands, optimizer state included."""
@@ -66,16 +69,14 @@ class DeviceState:
             "train_s": checkpoint.train_s,
         }
         content = save(_contiguous(tensors), {"figures": json.dumps(figures)})
-        write_atomically(self._path(assignment_id, CHECKPOINT_SUFFIX), content, half_written="checkpoint-half-written")
+        write_sealed(self._path(assignment_id, CHECKPOINT_SUFFIX), content, half_written="checkpoint-half-written")
 
     def load_checkpoint(self, assignment_id: str) -> Checkpoint | None:
-        """Where an assignment stands; None if nothing (readable) is kept for it."""
-        try:
-            with safe_open(self._path(assignment_id, CHECKPOINT_SUFFIX), "numpy") as file:
-                figures = json.loads(file.metadata()["figures"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError):
+        """Where an assignment stands; None if nothing, or nothing unaltered, is kept for it."""
+        content = read_sealed(self._path(assignment_id, CHECKPOINT_SUFFIX))
+        if content is None:
             return None
+        figures, tensors = json.loads(_metadata(content)["figures"]), load(content)
         return Checkpoint(
             step=figures["step"],
             parameters=_part(tensors, PARAMETER),
@@ -87,12 +88,11 @@ class DeviceState:
 
     def save_update(self, assignment_id: str, content: bytes) -> None:
         """Keep a finished update until the server has it."""
-        write_atomically(self._path(assignment_id, UPDATE_SUFFIX), content, half_written="update-half-written")
+        write_sealed(self._path(assignment_id, UPDATE_SUFFIX), content, half_written="update-half-written")
 
     def load_update(self, assignment_id: str) -> bytes | None:
-        """The finished update of an assignment, if there is one."""
-        path = self._path(assignment_id, UPDATE_SUFFIX)
-        return path.read_bytes() if path.is_file() else None
+        """The finished update of an assignment; None if there is none, or it was altered and must be made again."""
+        return read_sealed(self._path(assignment_id, UPDATE_SUFFIX))
 
     def forget_all_but(self, assignment_id: str | None) -> None:
         """Remove what belongs to other assignments; None removes everything."""
@@ -109,6 +109,13 @@ class DeviceState:
 def update_bytes(update: Mapping[str, FloatArray], report: UpdateReport) -> bytes:
     """An update as it travels: tensors, and the report as JSON in the metadata entry ``report``."""
     return save(_contiguous(update), {"report": report.model_dump_json()})
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file, which the library reads from paths only."""
+    length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    found: dict[str, str] = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length])["__metadata__"]
+    return found
 
 
 def _file_name(assignment_id: str) -> str:

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
+from quadloom_runtime.adapter_file import read_parameters
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
 from quadloom_runtime.contract.wire import FailureReport, TrainingSettings
 from quadloom_runtime.crash_points import reach
@@ -111,7 +110,7 @@ def run_job(job: TrainingJob, *, on_step: Callable[[Stepped], None]) -> Trained:
         QuadloomError: the member cannot be loaded, or training diverged.
     """
     engine = open_training_engine(job.family, job.manifest, job.member, threads=job.threads)
-    parameters = load_file(job.adapter)
+    parameters = read_parameters(job.adapter, job.manifest.parameters, remedy="check the server and its state")
     resume = job.state.load_checkpoint(job.assignment_id)
     meter = StepMemoryMeter()
     with step_memory_limit(job.memory_limit_bytes, member=job.member.label):
@@ -169,8 +168,15 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+ENDED_FOR_MEMORY = {
+    signal.SIGKILL: "the system killed the training process",  # what it does when the machine runs out of memory
+    signal.SIGABRT: "the training process was aborted, as native code does when it is refused memory",
+}
+
+
 def _died(exit_code: int | None, *, member: str) -> FailureReport:
-    if exit_code == -signal.SIGKILL:  # what the kernel sends when the machine runs out of memory
-        error = StepOutOfMemoryError(member=member, limit_bytes=None, detail="the system killed the training process")
-        return FailureReport(kind="out-of-memory", message=str(error))
+    for number, detail in ENDED_FOR_MEMORY.items():
+        if exit_code == -number:
+            error = StepOutOfMemoryError(member=member, limit_bytes=None, detail=detail)
+            return FailureReport(kind="out-of-memory", message=str(error))
     return FailureReport(kind="other", message=f"the training process of member {member} ended with status {exit_code}")

@@ -1,5 +1,6 @@
 """ONNX Runtime engine: training and evaluation graphs in plain onnxruntime, default execution order."""
 
+import os
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -100,10 +101,7 @@ def open_session(graph: Path, *, threads: int) -> Any:
         QuadloomError: the files cannot be loaded.
     """
     refuse_mixture()
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise MissingExtraError(package="onnxruntime", extra="onnx") from None
+    onnxruntime = _onnxruntime()
     _register_arena()
     try:
         return onnxruntime.InferenceSession(
@@ -121,8 +119,7 @@ def session_options(*, threads: int) -> Any:
 
     Each keeps either the order of execution or the memory at what the plan says; the reasons stand beside.
     """
-    import onnxruntime
-
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     # Optimizers reorder and fuse; the exporter has already done what it wants done.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -164,6 +161,20 @@ def step_error(error: Exception, *, label: str) -> Exception:
     return error
 
 
+def _onnxruntime() -> Any:
+    """The package, imported with its telemetry off.
+
+    From 1.31 on it reports to its maker over the network, ten seconds after the import: not from a device whose text
+    stays on it, and the threads that do it take 25 MB of address space in the middle of a step's memory limit.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MissingExtraError(package="onnxruntime", extra="onnx") from None
+    return onnxruntime
+
+
 @cache
 def _register_arena() -> None:
     """Give the process one arena that grows by what is asked for and splits every free chunk.
@@ -171,8 +182,7 @@ def _register_arena() -> None:
     A step then costs page faults only once, and the arena stays within a tenth of the liveness plan. ONNX Runtime's own
     defaults double each extension and hand out chunks up to 128 MB too large.
     """
-    import onnxruntime
-
+    onnxruntime = _onnxruntime()
     where = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )

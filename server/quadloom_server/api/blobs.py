@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
@@ -22,6 +22,19 @@ from quadloom_server.store.tables import Round
 CHUNK_BYTES = 1 << 16
 # A blob's address is the hash of its content, so whoever has it once never needs to ask again.
 CACHE_CONTROL = "public, max-age=31536000, immutable"
+
+
+def _answer(description: str, *headers: str) -> dict[str, Any]:
+    return {"description": description, "headers": {name: {"schema": {"type": "string"}} for name in headers}}
+
+
+_BYTES: dict[str, Any] = {"content": {"*/*": {}}}
+_CACHING = ("ETag", "Cache-Control", "Accept-Ranges")
+BLOB_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: _answer("The whole blob, in its own media type.", *_CACHING, "Content-Length") | _BYTES,
+    206: _answer("The range that was asked for.", *_CACHING, "Content-Length", "Content-Range") | _BYTES,
+    304: _answer("The blob is as the client has it.", *_CACHING),
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ def blob_routes(catalogue: BlobCatalogue) -> APIRouter:
     router = APIRouter(dependencies=[Depends(signature_of)])
 
     @router.head("/v1/blobs/{sha256}", response_class=Response, include_in_schema=False)
-    @router.get("/v1/blobs/{sha256}", response_class=Response)
+    @router.get("/v1/blobs/{sha256}", response_class=Response, responses=BLOB_ANSWERS)
     def get_blob(
         request: Request,
         sha256: str,

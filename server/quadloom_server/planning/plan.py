@@ -11,7 +11,7 @@ from quadloom_runtime.units import format_bytes
 PLANNED_PEAK_SAFETY = 1.1
 """What a planned peak is multiplied with: measured peaks lie a few percent above the plan (`quadloom bench memory`)."""
 RESERVE_BYTES = 6_000_000
-"""What training takes beside the graph: gradients, optimizer state, the batch, slack of the allocators."""
+"""What training takes beside the graph: gradients, optimizer state, batch, checkpoint, slack of the allocators."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from quadloom_server.errors import RefusedRequestError
 from quadloom_server.store.tables import EnrolmentToken
 
 TOKEN_BYTES = 32
+INVALID = {"revoked": "revoked-token", "expired": "expired-token", "used-up": "used-up-token"}
 ASK_FOR_ANOTHER = "ask the owner of the fleet for a token: `quadloom server tokens issue`"
 
 
@@ -80,7 +81,7 @@ def redeem(session: Session, secret: str | None, *, now_s: float) -> str:
         raise _refused("the enrolment token is none of this server's", "invalid-token")
     state = _state(row, now_s=now_s)
     if state != "valid":
-        raise _refused(f"the enrolment token {row.id} is {state.replace('-', ' ')}", f"{state}-token")
+        raise _refused(f"the enrolment token {row.id} is {state.replace('-', ' ')}", INVALID[state])
     row.uses += 1
     return row.id
 

@@ -96,7 +96,7 @@ def torch_update(folder: Path, data_file: Path, settings: TrainingSettings) -> d
     start = load_file(folder / "adapter/adapter_model.safetensors")
     tensors = {name: torch.nn.Parameter(torch.from_numpy(value.copy())) for name, value in start.items()}
     embedding = torch.from_numpy(np.fromfile(folder / "onnx/weights.bin", np.float32, count=8 * 16).reshape(8, 16))
-    data = encode(load_examples(data_file), folder / "tokenizer/tokenizer.json")
+    data = encode(load_examples(data_file), folder / "tokenizer/tokenizer.json", sequence_length=5)
     head = [tensors["head.weight"], tensors["head.bias"]]
     optimizer = torch.optim.AdamW(
         [
@@ -237,15 +237,16 @@ def test_an_update_that_could_not_be_sent_is_sent_after_a_restart_without_traini
     assert len(device.named("trained")) == 1
 
 
-def test_a_training_process_that_the_system_kills_is_reported_as_out_of_memory(
-    device: Device, server: Any, family: tuple[Path, FamilyManifest]
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_training_process_that_the_system_kills_or_native_code_aborts_is_reported_as_out_of_memory(
+    device: Device, server: Any, family: tuple[Path, FamilyManifest], number: signal.Signals
 ) -> None:
     server.assign(family[1], SMALL, settings=SETTINGS, assignment_id="a-1")
     process = device.start("--slowdown", "200")
     wait_until(lambda: len(device.named("step")) >= 1)
     training = training_process_of(process.pid)
     assert training is not None
-    os.kill(training, signal.SIGKILL)
+    os.kill(training, number)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     ((_, failure),) = server.failures

@@ -99,7 +99,7 @@ def test_a_partial_download_that_was_altered_on_the_disk_is_fetched_again(server
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"\0" + content[1:200_000])
     client = ServerClient(ServerAddress(server.url), Ed25519PrivateKey.generate())
-    client.download(sha256, cache)
+    client.download(sha256, cache, largest_bytes=1 << 30)
     client.close()
     assert cache.path(sha256).read_bytes() == content
     assert [wanted for _, _, wanted in server.requests] == ["bytes=200000-", None]

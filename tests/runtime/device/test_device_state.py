@@ -2,6 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load
 
@@ -100,3 +102,42 @@ def test_an_update_travels_as_float32_tensors_with_its_report(tmp_path: Path) ->
     (tmp_path / "update").write_bytes(content)
     with safe_open(tmp_path / "update", "numpy") as file:
         assert UpdateReport.model_validate_json(file.metadata()["report"]) == report
+
+
+def altered(data: st.DataObject, path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    how = data.draw(st.sampled_from(["flip", "cut", "extend", "replace"]))
+    if how == "flip":
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif how == "cut":
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    elif how == "extend":
+        content += data.draw(st.binary(min_size=1, max_size=40))
+    else:
+        content = bytearray(data.draw(st.binary(max_size=100)))
+    path.write_bytes(content)
+
+
+@given(st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_an_altered_file_counts_as_absent_whatever_was_altered(tmp_path: Path, data: st.DataObject) -> None:
+    state = DeviceState(tmp_path)
+    state.forget_all_but(None)
+    state.save_checkpoint("a-1", CHECKPOINT)
+    state.save_update("a-1", b"an update")
+    assert state.bytes_here_at_first("a-1", 5) == 5
+    for path in tmp_path.glob("*.*"):
+        altered(data, path)
+    assert state.load_checkpoint("a-1") is None
+    assert state.load_update("a-1") is None
+    assert state.bytes_here_at_first("a-1", 7) == 7
+    assert state.bytes_here_at_first("a-1", 9) == 7
+
+
+def test_a_folder_in_the_place_of_a_file_counts_as_absent(tmp_path: Path) -> None:
+    state = DeviceState(tmp_path)
+    state.save_update("a-1", b"an update")
+    (path,) = tmp_path.glob("*.update")
+    path.unlink()
+    path.mkdir()
+    assert state.load_update("a-1") is None

@@ -13,7 +13,7 @@ from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.connection import ServerAddress
 from quadloom_runtime.contract.wire import Capabilities, FailureReport
 from quadloom_runtime.device.answers import RefusedError
-from quadloom_runtime.device.client import Link, ServerClient, ServerUnreachableError
+from quadloom_runtime.device.client import Link, OversizeBlobError, ServerClient, ServerUnreachableError
 from quadloom_runtime.device.retry import Retry
 from quadloom_runtime.errors import QuadloomError
 
@@ -37,7 +37,7 @@ def ranges(server: Any) -> list[str | None]:
 def test_a_dropped_download_goes_on_where_it_stopped(server: Any, client: ServerClient, tmp_path: Path) -> None:
     cache, sha256 = BlobCache(tmp_path), server.offer(CONTENT)
     server.faults["/v1/blobs/"] = ["drop", "unavailable", "drop"]
-    client.download(sha256, cache)
+    client.download(sha256, cache, largest_bytes=1 << 30)
     assert cache.path(sha256).read_bytes() == CONTENT
     assert ranges(server) == [None, "bytes=500000-", "bytes=500000-", "bytes=750000-"]
     assert client.traffic.down_bytes == len(CONTENT), "nothing may cross the link twice"
@@ -49,7 +49,7 @@ def test_a_download_goes_on_in_another_process_run(server: Any, tmp_path: Path) 
     partial.parent.mkdir(parents=True)
     partial.write_bytes(CONTENT[:900_000])
     fresh = ServerClient(ServerAddress(server.url), KEY, retry=AT_ONCE)
-    fresh.download(sha256, cache)
+    fresh.download(sha256, cache, largest_bytes=1 << 30)
     fresh.close()
     assert cache.path(sha256).read_bytes() == CONTENT
     assert fresh.traffic.down_bytes == 100_000
@@ -58,7 +58,7 @@ def test_a_download_goes_on_in_another_process_run(server: Any, tmp_path: Path) 
 def test_a_server_that_ignores_ranges_sends_all_again(server: Any, client: ServerClient, tmp_path: Path) -> None:
     cache, sha256 = BlobCache(tmp_path), server.offer(CONTENT)
     server.faults["/v1/blobs/"] = ["drop", "ignore-range"]
-    client.download(sha256, cache)
+    client.download(sha256, cache, largest_bytes=1 << 30)
     assert cache.path(sha256).read_bytes() == CONTENT
 
 
@@ -68,7 +68,7 @@ def test_a_download_that_was_complete_but_not_yet_checked_is_not_fetched_again(
     cache, sha256 = BlobCache(tmp_path), server.offer(CONTENT)
     cache.partial_path(sha256).parent.mkdir(parents=True)
     cache.partial_path(sha256).write_bytes(CONTENT)
-    client.download(sha256, cache)
+    client.download(sha256, cache, largest_bytes=1 << 30)
     assert cache.path(sha256).read_bytes() == CONTENT
     assert client.traffic.down_bytes == 0
 
@@ -76,7 +76,7 @@ def test_a_download_that_was_complete_but_not_yet_checked_is_not_fetched_again(
 def test_altered_bytes_are_fetched_anew_once(server: Any, client: ServerClient, tmp_path: Path) -> None:
     cache, sha256 = BlobCache(tmp_path), server.offer(CONTENT)
     server.faults["/v1/blobs/"] = ["alter"]
-    client.download(sha256, cache)
+    client.download(sha256, cache, largest_bytes=1 << 30)
     assert cache.path(sha256).read_bytes() == CONTENT
     assert ranges(server) == [None, None], "altered bytes must not be continued"
 
@@ -87,7 +87,7 @@ def test_bytes_that_are_altered_each_time_are_an_error_and_not_kept(
     cache, sha256 = BlobCache(tmp_path), server.offer(CONTENT)
     server.faults["/v1/blobs/"] = ["alter"] * 9
     with pytest.raises(QuadloomError, match=sha256):
-        client.download(sha256, cache)
+        client.download(sha256, cache, largest_bytes=1 << 30)
     assert not cache.path(sha256).exists()
     assert not cache.partial_path(sha256).exists()
 
@@ -96,7 +96,7 @@ def test_a_refusal_is_not_repeated_and_carries_the_servers_words(
     server: Any, client: ServerClient, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedError, match="the test says unknown-blob") as caught:
-        client.download("ab" * 32, BlobCache(tmp_path))
+        client.download("ab" * 32, BlobCache(tmp_path), largest_bytes=1 << 30)
     assert (caught.value.status, caught.value.code) == (404, "unknown-blob")
     assert len(server.requests) == 1
 
@@ -153,10 +153,30 @@ def test_the_link_takes_as_long_as_its_speed_asks_for(server: Any, tmp_path: Pat
     client = ServerClient(
         ServerAddress(server.url), KEY, link=Link(500_000, 250_000), retry=AT_ONCE, sleep=slept.append
     )
-    client.download(server.offer(CONTENT), BlobCache(tmp_path))
+    client.download(server.offer(CONTENT), BlobCache(tmp_path), largest_bytes=1 << 30)
     assert sum(slept) == pytest.approx(2.0)
     assert len(slept) > 5, "the pauses lie between the chunks, so that the device does not seem dead"
     slept.clear()
     client.report_update("a-1", CONTENT)
     client.close()
     assert sum(slept) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("here_bytes", [0, 400_000, 600_000])
+def test_a_server_that_sends_more_than_a_blob_has_is_cut_off(
+    server: Any, client: ServerClient, tmp_path: Path, here_bytes: int
+) -> None:
+    cache, sha256 = BlobCache(tmp_path), server.offer(CONTENT)
+    cache.partial_path(sha256).parent.mkdir(parents=True)
+    cache.partial_path(sha256).write_bytes(CONTENT[:here_bytes])
+    with pytest.raises(OversizeBlobError, match="more than its 500000 bytes"):
+        client.download(sha256, cache, largest_bytes=500_000)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert client.traffic.down_bytes <= 500_000
+
+
+def test_a_blob_of_just_its_size_is_taken_in(server: Any, client: ServerClient, tmp_path: Path) -> None:
+    cache, sha256 = BlobCache(tmp_path), server.offer(CONTENT)
+    server.faults["/v1/blobs/"] = ["drop"]
+    client.download(sha256, cache, largest_bytes=len(CONTENT))
+    assert cache.path(sha256).read_bytes() == CONTENT

@@ -113,7 +113,7 @@ def test_a_device_works_over_tls_with_a_private_authority(
     enrolled = client.enrol("phone", CAPABILITIES, token=token)
     assert client.check_in(enrolled.device_id).assignment is not None
     cache = BlobCache(tmp_path / "blobs")
-    client.download(enrolled.manifest_sha256, cache)
+    client.download(enrolled.manifest_sha256, cache, largest_bytes=1 << 30)
     client.close()
     assert cache.path(enrolled.manifest_sha256).read_bytes() == (tmp_path / "family/family.json").read_bytes()
 

@@ -1,0 +1,175 @@
+"""Lower a joint graph to an ExecuTorch program that runs on the plain runtime in the order of the graph.
+
+A program has one method, ``forward``: parameters and batch tensors in, in the order of the graph's placeholders, and
+the graph's outputs out, all at the family's batch size. Frozen tensors lie in `WEIGHTS_NAME`, one file for all.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from quadloom_export.graph import JointGraph, evaluate, shape_of, val
+from quadloom_export.lowering.executorch_arena import Tenancy, lower_bound_bytes, plan_arena
+from quadloom_export.lowering.executorch_operators import TRANSLATIONS
+from quadloom_runtime.contract.manifest import TensorSpec
+from quadloom_runtime.errors import MissingExtraError
+
+WEIGHTS_NAME = "weights.ptd"
+WEIGHTS_TAG = "weights"
+METHOD = "forward"
+WEIGHT_ALIGNMENT_BYTES = 128
+
+
+@dataclass(frozen=True)
+class ExecutorchMember:
+    """A lowered graph.
+
+    Attributes:
+        program: content of the ``.pte`` file.
+        arena_bytes: what the runtime allocates for the method: every tensor that is neither a weight nor an input.
+        arena_lower_bound_bytes: the most bytes alive at once; no arena is smaller.
+    """
+
+    program: bytes
+    arena_bytes: int
+    arena_lower_bound_bytes: int
+
+
+def lower_to_executorch(joint: JointGraph) -> ExecutorchMember:
+    """Translate a finished graph.
+
+    Raises:
+        MissingExtraError: executorch is not installed.
+    """
+    try:
+        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+        from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
+    except ModuleNotFoundError:
+        raise MissingExtraError(package="executorch", extra="executorch") from None
+    given = [node for node in joint.inputs if node.meta["role"] != "frozen"]
+    examples = tuple(torch.zeros(shape_of(node), dtype=val(node).dtype) for node in given)
+    planner = ArenaPlanner()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both packages deprecate their own calls
+        exported = torch.export.export(_Translated(joint), examples, strict=False)
+        compile_config = EdgeCompileConfig(
+            _check_ir_validity=False,  # linear is no core operator, yet it has the fastest kernel
+            preserve_ops=[torch.ops.aten.linear.default],
+        )
+        # Inputs stay where the caller has them; outputs are the arena's, until the next step.
+        memory = MemoryPlanningPass(planner, alloc_graph_input=False, alloc_graph_output=True)
+        config = ExecutorchBackendConfig(memory_planning_pass=memory, external_constants=_file_of)
+        program = to_edge(exported, compile_config=compile_config).to_executorch(config)
+    (plan,) = program.executorch_program.execution_plan
+    return ExecutorchMember(
+        program=bytes(program.buffer),
+        arena_bytes=sum(plan.non_const_buffer_sizes),
+        arena_lower_bound_bytes=planner.lower_bound_bytes,
+    )
+
+
+class ArenaPlanner:
+    """The memory planning algorithm that ExecuTorch calls; writes an offset into every tensor's specification."""
+
+    def __init__(self) -> None:
+        self.lower_bound_bytes = 0
+
+    def __call__(self, alignment: int, specs: Any, graph_module: Any, graph_signature: Any, padding: int) -> list[int]:  # noqa: ARG002
+        """Sizes of the runtime's buffers; the first is reserved for constants."""
+        tensors = list(specs)
+        tenancies = [Tenancy(spec.lifetime[0], spec.lifetime[1], spec.realign(alignment)) for spec in tensors]
+        self.lower_bound_bytes = lower_bound_bytes(tenancies)
+        arena = plan_arena(tenancies)
+        for spec, offset in zip(tensors, arena.offsets, strict=True):
+            spec.mem_id, spec.mem_obj_id, spec.mem_offset = 1, 1, offset
+        return [0, arena.size_bytes + padding]
+
+
+def weights_file(*graphs: JointGraph) -> bytes:
+    """Content of the file with every frozen tensor that any of the graphs reads; equal contents are stored once.
+
+    Raises:
+        MissingExtraError: executorch is not installed.
+    """
+    try:
+        from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
+        from executorch.exir.tensor import dim_order_from_stride, scalar_type_enum
+        from executorch.exir.tensor_layout import TensorLayout
+        from executorch.extension.flat_tensor.serialize.serialize import FlatTensorConfig, FlatTensorSerializer
+    except ModuleNotFoundError:
+        raise MissingExtraError(package="executorch", extra="executorch") from None
+    contents: dict[bytes, int] = {}
+    entries = {}
+    for key, value in _frozen_of(graphs).items():
+        content = value.detach().contiguous().numpy().tobytes()
+        layout = TensorLayout(
+            scalar_type_enum(value.dtype), list(value.shape), list(dim_order_from_stride(value.contiguous().stride()))
+        )
+        entries[key] = DataEntry(contents.setdefault(content, len(contents)), WEIGHT_ALIGNMENT_BYTES, layout)
+    serializer = FlatTensorSerializer(FlatTensorConfig())
+    return bytes(serializer.serialize(DataPayload(buffers=list(contents), named_data=entries)))
+
+
+def save(content: bytes, path: Path) -> None:
+    """Write a file under its final name only when complete."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def input_specs(joint: JointGraph) -> tuple[TensorSpec, ...]:
+    """Inputs that a caller gives, in order, at the static batch size."""
+    return tuple(_spec(node.meta["key"], node) for node in joint.inputs if node.meta["role"] != "frozen")
+
+
+def output_specs(joint: JointGraph) -> tuple[TensorSpec, ...]:
+    """Outputs in order, at the static batch size."""
+    return tuple(_spec(name, node) for name, node in joint.results.items())
+
+
+def _file_of(constant: fx.Node) -> str | None:
+    """Where a constant lies; None: in the program. A view of a tensor that lies elsewhere cannot be described."""
+    is_viewed = any("view" in str(user.target) for user in constant.users)
+    return None if is_viewed else WEIGHTS_TAG
+
+
+class _Translated(nn.Module):
+    """The graph as a module whose buffers are the frozen tensors under their canonical names."""
+
+    def __init__(self, joint: JointGraph) -> None:
+        super().__init__()
+        self._joint = joint
+        for key, value in _frozen_of([joint]).items():
+            *path, name = key.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.register_buffer(name, value.detach())
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """Run node by node."""
+        values: dict[fx.Node, Any] = {}
+        remaining = iter(given)
+        for node in self._joint.inputs:
+            frozen = node.meta["role"] == "frozen"
+            values[node] = self.get_buffer(node.meta["key"]) if frozen else next(remaining)
+        for node in self._joint.nodes:
+            target = TRANSLATIONS.get(node.target, node.target)
+            values[node] = evaluate(target, node.args, node.kwargs, values.__getitem__)
+        return tuple(values[node] for node in self._joint.results.values())
+
+
+def _frozen_of(graphs: Any) -> Mapping[str, Tensor]:
+    return {key: graph.frozen[key] for graph in graphs for key in graph.inputs_of("frozen")}
+
+
+def _spec(name: str, node: fx.Node) -> TensorSpec:
+    dtype = str(val(node).dtype).removeprefix("torch.")
+    return TensorSpec(name=name, dtype=dtype, shape=shape_of(node))  # type: ignore[arg-type]
