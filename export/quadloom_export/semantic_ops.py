@@ -62,6 +62,17 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("quadloom::normal_cdf", mutates_args=())
+def normal_cdf(y: Tensor) -> Tensor:
+    """The normal distribution function at ``sqrt(2) y``: ``0.5 erf(y) + 0.5``."""
+    return 0.5 * torch.erf(y) + 0.5
+
+
+@normal_cdf.register_fake
+def _(y: Tensor) -> Tensor:
+    return torch.empty_like(y)
+
+
 @torch.library.custom_op("quadloom::row_scale", mutates_args=())
 def row_scale(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:
     """Scale per row of ``(rows, group)`` float32: the largest magnitude over `levels` (127 for INT8, 7 for INT4).

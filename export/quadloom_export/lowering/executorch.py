@@ -8,21 +8,27 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from quadloom_export.graph import JointGraph, evaluate, shape_of, val
+from quadloom_export.graph import JointGraph, emit, evaluate, remove_dead, shape_of, val
 from quadloom_export.lowering.executorch_arena import Tenancy, lower_bound_bytes, plan_arena
-from quadloom_export.lowering.executorch_operators import TRANSLATIONS
+from quadloom_export.lowering.executorch_kernels import Kernels, PortableKernels, run_on_shapes
+from quadloom_export.lowering.executorch_operators import translations
 from quadloom_runtime.contract.manifest import TensorSpec
 from quadloom_runtime.errors import MissingExtraError
+
+aten = torch.ops.aten
+quadloom = torch.ops.quadloom
 
 WEIGHTS_NAME = "weights.ptd"
 WEIGHTS_TAG = "weights"
 METHOD = "forward"
 WEIGHT_ALIGNMENT_BYTES = 128
+
+Backend = Literal["portable", "xnnpack"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,11 @@ class ExecutorchMember:
     arena_lower_bound_bytes: int
 
 
-def lower_to_executorch(joint: JointGraph) -> ExecutorchMember:
+def lower_to_executorch(joint: JointGraph, *, backend: Backend = "portable") -> ExecutorchMember:
     """Translate a finished graph.
+
+    Args:
+        backend: who computes what the portable kernels are slow at; matrix products are the portable library's.
 
     Raises:
         MissingExtraError: executorch is not installed.
@@ -51,12 +60,13 @@ def lower_to_executorch(joint: JointGraph) -> ExecutorchMember:
         from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
     except ModuleNotFoundError:
         raise MissingExtraError(package="executorch", extra="executorch") from None
+    joint = _with_distribution_functions(joint)
     given = [node for node in joint.inputs if node.meta["role"] != "frozen"]
     examples = tuple(torch.zeros(shape_of(node), dtype=val(node).dtype) for node in given)
     planner = ArenaPlanner()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both packages deprecate their own calls
-        exported = torch.export.export(_Translated(joint), examples, strict=False)
+        exported = torch.export.export(_translated(joint, examples, backend), examples, strict=False)
         compile_config = EdgeCompileConfig(
             _check_ir_validity=False,  # linear is no core operator, yet it has the fastest kernel
             preserve_ops=[torch.ops.aten.linear.default],
@@ -132,18 +142,48 @@ def output_specs(joint: JointGraph) -> tuple[TensorSpec, ...]:
     return tuple(_spec(name, node) for name, node in joint.results.items())
 
 
+def _with_distribution_functions(joint: JointGraph) -> JointGraph:
+    """An equal graph that has the normal distribution function where it was written with the error function."""
+    result = joint.copy()
+    for node in result.nodes:
+        error = node.args[0] if node.target == quadloom.unit_interval.default else None
+        if isinstance(error, fx.Node) and error.target == aten.erf.default:
+            with result.graph.inserting_before(node):
+                node.replace_all_uses_with(emit(result.graph, quadloom.normal_cdf.default, error.args, like=node))
+    remove_dead(result.graph)
+    return result
+
+
+def _translated(joint: JointGraph, examples: tuple[Tensor, ...], backend: Backend) -> "_Translated":
+    module = _Translated(joint, _kernels(backend))
+    run_on_shapes(module, examples)
+    module.kernels.make_ready()
+    return module
+
+
+def _kernels(backend: Backend) -> Kernels:
+    if backend == "portable":
+        return PortableKernels()
+    from quadloom_export.lowering.executorch_xnnpack import XnnpackKernels
+
+    return XnnpackKernels()
+
+
 def _file_of(constant: fx.Node) -> str | None:
     """Where a constant lies; None: in the program. A view of a tensor that lies elsewhere cannot be described."""
     is_viewed = any("view" in str(user.target) for user in constant.users)
-    return None if is_viewed else WEIGHTS_TAG
+    is_own = constant.name.startswith("b_kernels_")
+    return None if is_viewed or is_own else WEIGHTS_TAG
 
 
 class _Translated(nn.Module):
     """The graph as a module whose buffers are the frozen tensors under their canonical names."""
 
-    def __init__(self, joint: JointGraph) -> None:
+    def __init__(self, joint: JointGraph, kernels: Kernels) -> None:
         super().__init__()
         self._joint = joint
+        self.kernels = kernels
+        self._operators = translations(kernels)
         for key, value in _frozen_of([joint]).items():
             *path, name = key.split(".")
             owner: nn.Module = self
@@ -161,7 +201,7 @@ class _Translated(nn.Module):
             frozen = node.meta["role"] == "frozen"
             values[node] = self.get_buffer(node.meta["key"]) if frozen else next(remaining)
         for node in self._joint.nodes:
-            target = TRANSLATIONS.get(node.target, node.target)
+            target = self._operators.get(node.target, node.target)
             values[node] = evaluate(target, node.args, node.kwargs, values.__getitem__)
         return tuple(values[node] for node in self._joint.results.values())
 

@@ -1,32 +1,45 @@
-"""What each operator of a joint graph is in terms of ATen operators that have portable or optimized kernels.
+"""What each operator of a joint graph is in terms of operators that ExecuTorch runs.
 
 A translation is a plain function on tensors; `lowering.executorch` traces it. Copying variants (``permute_copy`` and
 its like) stand for views with strides of their own, which the runtime does not have: every tensor is contiguous.
+
+The vectorized kernels take operands of equal shape, a scalar, a matrix with a row, and shapes that differ in one axis;
+anything else is broadcast element by element. So operands are reshaped to such a form first.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from quadloom_export.lowering.executorch_kernels import Kernels
 from quadloom_export.semantic_ops import SMALLEST_SCALE
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
 
 
-def gemm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose_b: bool, alpha: float) -> Tensor:
+def gemm(
+    kernels: Kernels,
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None,
+    transpose_a: bool,
+    transpose_b: bool,
+    alpha: float,
+) -> Tensor:
     """``alpha * op(a) @ op(b) + bias`` with as little transposing as possible: linear reads its second operand so."""
     result_size = a.shape[1 if transpose_a else 0] * b.shape[0 if transpose_b else 1]
     a, b, after = _scaled(a, b, alpha, result_size)
     swapped_cost = result_size + (0 if transpose_b else b.numel())
     if transpose_a and swapped_cost < a.numel():  # op(a) @ op(b) = (op(b).T @ op(a).T).T
-        left = b if transpose_b else _transposed(b)
-        product = _transposed(aten.mm.default(left, a))
+        left = b if transpose_b else _transposed(kernels, b)
+        product = _transposed(kernels, aten.mm.default(left, a))
     else:
-        left = _transposed(a) if transpose_a else a
+        left = _transposed(kernels, a) if transpose_a else a
         if transpose_b and after == 1.0 and (bias is None or bias.dim() == 1):
             return aten.linear.default(left, b, bias)  # type: ignore[no-any-return]
         product = aten.linear.default(left, b) if transpose_b else aten.mm.default(left, b)
@@ -34,28 +47,39 @@ def gemm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_a: bool, transpose
     return scaled if bias is None else aten.add.Tensor(scaled, bias)
 
 
-def batched_matmul(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool, alpha: float) -> Tensor:
+def batched_matmul(
+    kernels: Kernels, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool, alpha: float
+) -> Tensor:
     """``alpha * op(a) @ op(b)``; of the two ways to transpose, the one that copies less."""
     result_size = a.shape[0] * a.shape[2 if transpose_a else 1] * b.shape[1 if transpose_b else 2]
     a, b, after = _scaled(a, b, alpha, result_size)
     straight_cost = a.numel() * transpose_a + b.numel() * transpose_b
     swapped_cost = a.numel() * (not transpose_a) + b.numel() * (not transpose_b) + result_size
     if swapped_cost < straight_cost:
-        left = b if transpose_b else _transposed(b)
-        right = a if transpose_a else _transposed(a)
-        product = _transposed(aten.bmm.default(left, right))
+        left = b if transpose_b else _transposed(kernels, b)
+        right = a if transpose_a else _transposed(kernels, a)
+        product = _transposed(kernels, aten.bmm.default(left, right))
     else:
-        product = aten.bmm.default(_transposed(a) if transpose_a else a, _transposed(b) if transpose_b else b)
+        product = aten.bmm.default(_transposed(kernels, a) if transpose_a else a, _transposed(kernels, b) if transpose_b else b)
     return product if after == 1.0 else aten.mul.Tensor(product, after)
 
 
-def gelu_derivative(x: Tensor) -> Tensor:
+def normal_cdf(kernels: Kernels, y: Tensor) -> Tensor:
+    """``Phi(sqrt(2) y) = gelu(x) / x`` at ``x = sqrt(2) y``: GELU has a fast kernel, the error function none.
+
+    The shift keeps x from zero and is too small to change any other value.
+    """
+    x = aten.sub.Tensor(SMALLEST_SCALE, y, alpha=-math.sqrt(2))
+    return aten.div.Tensor(kernels.gelu(x), x)  # type: ignore[no-any-return]
+
+
+def gelu_derivative(kernels: Kernels, x: Tensor) -> Tensor:
     """``Phi(x) + x phi(x)``."""
-    distribution = aten.erf.default(aten.mul.Tensor(x, 0.5**0.5))
-    distribution = aten.mul.Tensor(aten.add.Tensor(distribution, 1.0), 0.5)
-    density = aten.exp.default(aten.mul.Tensor(aten.mul.Tensor(x, x), -0.5))
-    weighted = aten.mul.Tensor(aten.mul.Tensor(x, density), 1 / math.sqrt(2 * math.pi))
-    return aten.add.Tensor(distribution, weighted)  # type: ignore[no-any-return]
+    distribution = normal_cdf(kernels, aten.mul.Tensor(x, math.sqrt(0.5)))
+    density = kernels.exp(aten.mul.Tensor(aten.mul.Tensor(x, x), -0.5))
+    return aten.add.Tensor(  # type: ignore[no-any-return]
+        distribution, aten.mul.Tensor(x, density), alpha=1 / math.sqrt(2 * math.pi)
+    )
 
 
 def unit_interval(x: Tensor) -> Tensor:
@@ -72,15 +96,49 @@ def row_scale(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:
     return aten.mul.Tensor(aten.clamp.default(magnitude, floor), 1.0 / levels)  # type: ignore[no-any-return]
 
 
-def quantize(x: Tensor, scale: Tensor) -> Tensor:
+def quantize(kernels: Kernels, x: Tensor, scale: Tensor) -> Tensor:
     """``round(x / scale)`` within int8."""
-    rounded = aten.round.default(aten.div.Tensor(x, _column(scale)))
-    return aten._to_copy.default(aten.clamp.default(rounded, -128, 127), dtype=torch.int8)  # type: ignore[no-any-return]
+    return kernels.to_int8(aten.div.Tensor(x, _column(scale)))
 
 
-def dequantize(x: Tensor, scale: Tensor) -> Tensor:
+def dequantize(kernels: Kernels, x: Tensor, scale: Tensor) -> Tensor:
     """``x * scale``."""
-    return aten.mul.Tensor(aten._to_copy.default(x, dtype=torch.float32), _column(scale))  # type: ignore[no-any-return]
+    return aten.mul.Tensor(kernels.to_float(x), _column(scale))  # type: ignore[no-any-return]
+
+
+def softmax(kernels: Kernels, x: Tensor, axis: int, _half_to_float: bool) -> Tensor:
+    """Over any axis; the last is the common one."""
+    if axis % x.dim() != x.dim() - 1:
+        return aten._softmax.default(x, axis, False)  # type: ignore[no-any-return]
+    return kernels.softmax(x)
+
+
+def gelu(kernels: Kernels, x: Tensor, *, approximate: str = "none") -> Tensor:
+    """Exact, or by the hyperbolic tangent."""
+    return kernels.gelu(x) if approximate == "none" else aten.gelu.default(x, approximate=approximate)  # type: ignore[no-any-return]
+
+
+def mean(x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+    """By the sum, which is vectorized over one axis."""
+    count = math.prod(x.shape[axis] for axis in axes)
+    return aten.mul.Tensor(aten.sum.dim_IntList(x, axes, keep), 1.0 / count)  # type: ignore[no-any-return]
+
+
+def elementwise(operator: Callable[..., Tensor], a: Any, b: Any, **settings: Any) -> Tensor:
+    """An operator of two tensors in shapes that its vectorized kernel takes."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.dim() < 3:
+        return operator(a, b, **settings)
+    if b.dim() == 1 and b.shape[0] == a.shape[-1]:
+        flat = operator(aten.view_copy.default(a, [-1, a.shape[-1]]), b, **settings)
+        return aten.view_copy.default(flat, list(a.shape))  # type: ignore[no-any-return]
+    if a.dim() == b.dim() == 4 and b.shape == (a.shape[0], 1, 1, a.shape[3]):
+        flat = operator(
+            aten.view_copy.default(a, [a.shape[0], -1, a.shape[3]]),
+            aten.view_copy.default(b, [b.shape[0], 1, b.shape[3]]),
+            **settings,
+        )
+        return aten.view_copy.default(flat, list(a.shape))  # type: ignore[no-any-return]
+    return operator(a, b, **settings)
 
 
 def pack_int4(x: Tensor) -> Tensor:
@@ -119,26 +177,37 @@ def full_like(x: Tensor, value: float, **_: Any) -> Tensor:
     return aten.full.default(list(x.shape), value, dtype=x.dtype)  # type: ignore[no-any-return]
 
 
-TRANSLATIONS: dict[Any, Callable[..., Any]] = {
-    quadloom.gemm.default: gemm,
-    quadloom.batched_matmul.default: batched_matmul,
-    quadloom.gelu_derivative.default: gelu_derivative,
-    quadloom.unit_interval.default: unit_interval,
-    quadloom.row_scale.default: row_scale,
-    quadloom.quantize.default: quantize,
-    quadloom.dequantize.default: dequantize,
-    quadloom.pack_int4.default: pack_int4,
-    quadloom.unpack_int4.default: unpack_int4,
-    quadloom.batch_full.default: batch_full,
-    quadloom.batch_tile.default: batch_tile,
-    aten.reshape.default: reshape,
-    aten.full_like.default: full_like,
-    aten.permute.default: aten.permute_copy.default,
-    aten.expand.default: aten.expand_copy.default,
-    aten.slice.Tensor: aten.slice_copy.Tensor,
-    aten.select.int: aten.select_copy.int,
-}
-"""What is not here stands for itself."""
+def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
+    """What each operator becomes; one that is not here stands for itself."""
+    costly = {
+        quadloom.gemm.default: gemm,
+        quadloom.batched_matmul.default: batched_matmul,
+        quadloom.gelu_derivative.default: gelu_derivative,
+        quadloom.normal_cdf.default: normal_cdf,
+        quadloom.quantize.default: quantize,
+        quadloom.dequantize.default: dequantize,
+        aten._softmax.default: softmax,
+        aten.gelu.default: gelu,
+    }
+    return {
+        **{target: partial(function, kernels) for target, function in costly.items()},
+        **{each: partial(elementwise, each) for each in (aten.add.Tensor, aten.mul.Tensor)},
+        aten.permute.default: kernels.permuted,
+        aten.exp.default: kernels.exp,
+        aten.sqrt.default: kernels.sqrt,
+        aten.mean.dim: mean,
+        quadloom.unit_interval.default: unit_interval,
+        quadloom.row_scale.default: row_scale,
+        quadloom.pack_int4.default: pack_int4,
+        quadloom.unpack_int4.default: unpack_int4,
+        quadloom.batch_full.default: batch_full,
+        quadloom.batch_tile.default: batch_tile,
+        aten.reshape.default: reshape,
+        aten.full_like.default: full_like,
+        aten.expand.default: aten.expand_copy.default,
+        aten.slice.Tensor: aten.slice_copy.Tensor,
+        aten.select.int: aten.select_copy.int,
+    }
 
 
 def _scaled(a: Tensor, b: Tensor, alpha: float, result_size: int) -> tuple[Tensor, Tensor, float]:
@@ -150,9 +219,9 @@ def _scaled(a: Tensor, b: Tensor, alpha: float, result_size: int) -> tuple[Tenso
     return a, aten.mul.Tensor(b, alpha), 1.0
 
 
-def _transposed(x: Tensor) -> Tensor:
+def _transposed(kernels: Kernels, x: Tensor) -> Tensor:
     axes = list(range(x.dim()))
-    return aten.permute_copy.default(x, [*axes[:-2], axes[-1], axes[-2]])  # type: ignore[no-any-return]
+    return kernels.permuted(x, [*axes[:-2], axes[-1], axes[-2]])
 
 
 def _column(scale: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+"""The operators whose speed depends on who computes them, behind one interface, and the portable choice of kernels.
+
+What is not here is as fast as in PyTorch when its operands have equal shapes or differ in one axis: the matrix products
+call the same BLAS, and add, sub, mul and div are vectorized. The rest of the portable kernels go element by element,
+some through a function pointer; so a slow one is written in terms of fast ones where that pays.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+aten = torch.ops.aten
+
+ROUNDING_SHIFT = 1.5 * 2.0**23
+"""Adding it to a small float32 leaves no bits for a fraction: what is cut off is rounded to the nearest even."""
+
+
+class Kernels(Protocol):
+    """How the costly operators are computed.
+
+    What they need besides their operands is made in advance: a first run, on shapes alone, notes what is asked for.
+    """
+
+    def make_ready(self) -> None:
+        """Make what the runs so far have asked for."""
+        ...
+
+    def permuted(self, x: Tensor, order: list[int]) -> Tensor:
+        """``x.permute(order)``, contiguous."""
+        ...
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Over the last axis."""
+        ...
+
+    def exp(self, x: Tensor) -> Tensor:
+        """e to the x."""
+        ...
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        """The square root."""
+        ...
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """``x Phi(x)``."""
+        ...
+
+    def to_int8(self, x: Tensor) -> Tensor:
+        """Rounded, ties to even, and saturated."""
+        ...
+
+    def to_float(self, x: Tensor) -> Tensor:
+        """int8 to float32."""
+        ...
+
+
+class PortableKernels(nn.Module):
+    """Portable and optimized kernels; the module holds constants that programs contain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orders: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {}
+
+    def make_ready(self) -> None:
+        """Compute the orders of rows."""
+        for (shape, order), name in self._orders.items():
+            self.register_buffer(name, _row_order(shape, order))
+
+    def permuted(self, x: Tensor, order: list[int]) -> Tensor:
+        """A gather of whole rows where rows stay whole: that copies memory instead of single elements."""
+        if order[-1] != x.dim() - 1:
+            return aten.permute_copy.default(x, order)  # type: ignore[no-any-return]
+        permutation = tuple(x.shape[:-1]), tuple(order[:-1])
+        name = self._orders.setdefault(permutation, f"order_{len(self._orders)}")
+        if not hasattr(self, name):
+            return aten.permute_copy.default(x, order)  # type: ignore[no-any-return]
+        rows = aten.view_copy.default(x, [-1, x.shape[-1]])
+        gathered = aten.index_select.default(rows, 0, self.get_buffer(name))
+        return aten.view_copy.default(gathered, [x.shape[axis] for axis in order])  # type: ignore[no-any-return]
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """The stock kernel computes every exponential twice."""
+        exponential = aten.exp.default(aten.sub.Tensor(x, aten.amax.default(x, [-1], True)))
+        total = aten.sum.dim_IntList(exponential, [-1], True)
+        return aten.div.Tensor(exponential, total)  # type: ignore[no-any-return]
+
+    def exp(self, x: Tensor) -> Tensor:
+        """The stock kernel."""
+        return aten.exp.default(x)  # type: ignore[no-any-return]
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        """The stock kernel."""
+        return aten.sqrt.default(x)  # type: ignore[no-any-return]
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The stock kernel."""
+        return aten.gelu.default(x)  # type: ignore[no-any-return]
+
+    def to_int8(self, x: Tensor) -> Tensor:
+        """Rounding by shifting the bits out is a fraction of the stock kernel's time, and the same bits."""
+        bounded = aten.clamp.default(x, -128, 127)
+        rounded = aten.sub.Tensor(aten.add.Tensor(bounded, ROUNDING_SHIFT), ROUNDING_SHIFT)
+        return aten._to_copy.default(rounded, dtype=torch.int8)  # type: ignore[no-any-return]
+
+    def to_float(self, x: Tensor) -> Tensor:
+        """The stock kernel."""
+        return aten._to_copy.default(x, dtype=torch.float32)  # type: ignore[no-any-return]
+
+
+def _row_order(shape: tuple[int, ...], order: tuple[int, ...]) -> Tensor:
+    """Old row number per row of a permutation of the leading axes."""
+    count = torch.Size(shape).numel()
+    return torch.arange(count, dtype=torch.int32).view(shape).permute(order).reshape(-1).contiguous()
+
+
+def run_on_shapes(module: nn.Module, examples: tuple[Tensor, ...]) -> None:
+    """Call `module` without computing anything."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        module(*(mode.from_tensor(example) for example in examples))
