@@ -70,6 +70,7 @@ def lower_to_executorch(joint: JointGraph, *, backend: Backend = "portable") -> 
         compile_config = EdgeCompileConfig(
             _check_ir_validity=False,  # linear is no core operator, yet it has the fastest kernel
             preserve_ops=[torch.ops.aten.linear.default],
+            _skip_dim_order=True,  # conversions that may also change the order of axes are ten times slower
         )
         # Inputs stay where the caller has them; outputs are the arena's, until the next step.
         memory = MemoryPlanningPass(planner, alloc_graph_input=False, alloc_graph_output=True)
@@ -172,8 +173,8 @@ def _kernels(backend: Backend) -> Kernels:
 def _file_of(constant: fx.Node) -> str | None:
     """Where a constant lies; None: in the program. A view of a tensor that lies elsewhere cannot be described."""
     is_viewed = any("view" in str(user.target) for user in constant.users)
-    is_own = constant.name.startswith("b_kernels_")
-    return None if is_viewed or is_own else WEIGHTS_TAG
+    belongs_to_kernels = constant.name.startswith("b_kernels_")
+    return None if is_viewed or belongs_to_kernels else WEIGHTS_TAG
 
 
 class _Translated(nn.Module):

@@ -5,6 +5,7 @@ call the same BLAS, and add, sub, mul and div are vectorized. The rest of the po
 some through a function pointer; so a slow one is written in terms of fast ones where that pays.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -13,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 aten = torch.ops.aten
 
+LONGEST_TURNED_ROW = 128
+"""A product with the identity costs the square of the row's length: beyond this the stock kernel is faster."""
 ROUNDING_SHIFT = 1.5 * 2.0**23
 """Adding it to a small float32 leaves no bits for a fraction: what is cut off is rounded to the nearest even."""
 
@@ -51,34 +54,47 @@ class Kernels(Protocol):
         """Rounded, ties to even, and saturated."""
         ...
 
-    def to_float(self, x: Tensor) -> Tensor:
-        """int8 to float32."""
-        ...
-
 
 class PortableKernels(nn.Module):
     """Portable and optimized kernels; the module holds constants that programs contain."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._orders: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {}
+        self._wanted: dict[str, Callable[[], Tensor]] = {}
 
     def make_ready(self) -> None:
-        """Compute the orders of rows."""
-        for (shape, order), name in self._orders.items():
-            self.register_buffer(name, _row_order(shape, order))
+        """Compute the constants."""
+        for name, value in self._wanted.items():
+            self.register_buffer(name, value())
 
     def permuted(self, x: Tensor, order: list[int]) -> Tensor:
-        """A gather of whole rows where rows stay whole: that copies memory instead of single elements."""
-        if order[-1] != x.dim() - 1:
-            return aten.permute_copy.default(x, order)  # type: ignore[no-any-return]
-        permutation = tuple(x.shape[:-1]), tuple(order[:-1])
-        name = self._orders.setdefault(permutation, f"order_{len(self._orders)}")
-        if not hasattr(self, name):
-            return aten.permute_copy.default(x, order)  # type: ignore[no-any-return]
+        """Without the stock kernel, which computes an index per element, where rows stay whole or become columns."""
+        last = x.dim() - 1
+        if order[-1] == last:
+            return self._rows_permuted(x, order)
+        if order == [*range(last - 1), last, last - 1] and x.shape[-1] <= LONGEST_TURNED_ROW:
+            return self._transposed(x)
+        return aten.permute_copy.default(x, order)  # type: ignore[no-any-return]
+
+    def _rows_permuted(self, x: Tensor, order: list[int]) -> Tensor:
+        """A gather of rows."""
+        shape, leading = tuple(x.shape[:-1]), tuple(order[:-1])
         rows = aten.view_copy.default(x, [-1, x.shape[-1]])
-        gathered = aten.index_select.default(rows, 0, self.get_buffer(name))
+        name = "rows_" + "_".join(map(str, (*shape, "to", *leading)))
+        gathered = aten.index_select.default(rows, 0, self._constant(name, lambda: _row_order(shape, leading)))
         return aten.view_copy.default(gathered, [x.shape[axis] for axis in order])  # type: ignore[no-any-return]
+
+    def _transposed(self, x: Tensor) -> Tensor:
+        """The last two axes swapped: multiplied by the identity all rows become columns, which a gather sorts."""
+        *leading, height, width = x.shape
+        identity = self._constant(f"identity_{width}", lambda: torch.eye(width))
+        columns = aten.linear.default(identity, aten.view_copy.default(x, [-1, width]))
+        turned = self._rows_permuted(aten.view_copy.default(columns, [width, -1, height]), [1, 0, 2])
+        return aten.view_copy.default(turned, [*leading, width, height])  # type: ignore[no-any-return]
+
+    def _constant(self, name: str, value: Callable[[], Tensor]) -> Tensor:
+        self._wanted[name] = value
+        return self.get_buffer(name) if hasattr(self, name) else value()
 
     def softmax(self, x: Tensor) -> Tensor:
         """The stock kernel computes every exponential twice."""
@@ -100,13 +116,9 @@ class PortableKernels(nn.Module):
 
     def to_int8(self, x: Tensor) -> Tensor:
         """Rounding by shifting the bits out is a fraction of the stock kernel's time, and the same bits."""
-        bounded = aten.clamp.default(x, -128, 127)
+        bounded = aten.hardtanh.default(x, -128.0, 127.0)
         rounded = aten.sub.Tensor(aten.add.Tensor(bounded, ROUNDING_SHIFT), ROUNDING_SHIFT)
         return aten._to_copy.default(rounded, dtype=torch.int8)  # type: ignore[no-any-return]
-
-    def to_float(self, x: Tensor) -> Tensor:
-        """The stock kernel."""
-        return aten._to_copy.default(x, dtype=torch.float32)  # type: ignore[no-any-return]
 
 
 def _row_order(shape: tuple[int, ...], order: tuple[int, ...]) -> Tensor:

@@ -88,10 +88,12 @@ def unit_interval(x: Tensor) -> Tensor:
 
 
 def row_scale(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:
-    """The larger of max and -min over `levels`: |x| as a whole would need another full-size buffer."""
-    magnitude = aten.amax.default(x, [1])
-    if lower_bound is None:
-        magnitude = aten.maximum.default(magnitude, aten.neg.default(aten.amin.default(x, [1])))
+    """The largest magnitude over `levels`.
+
+    Finding a maximum is what takes the time, so it is sought once, in |x|. That buffer costs no memory: it is gone when
+    `quantize` needs one of the same size.
+    """
+    magnitude = aten.amax.default(x if lower_bound is not None else aten.abs.default(x), [1])
     floor = -lower_bound if lower_bound else SMALLEST_SCALE
     return aten.mul.Tensor(aten.clamp.default(magnitude, floor), 1.0 / levels)  # type: ignore[no-any-return]
 
@@ -101,9 +103,9 @@ def quantize(kernels: Kernels, x: Tensor, scale: Tensor) -> Tensor:
     return kernels.to_int8(aten.div.Tensor(x, _column(scale)))
 
 
-def dequantize(kernels: Kernels, x: Tensor, scale: Tensor) -> Tensor:
+def dequantize(x: Tensor, scale: Tensor) -> Tensor:
     """``x * scale``."""
-    return aten.mul.Tensor(kernels.to_float(x), _column(scale))  # type: ignore[no-any-return]
+    return aten.mul.Tensor(aten._to_copy.default(x, dtype=torch.float32), _column(scale))  # type: ignore[no-any-return]
 
 
 def softmax(kernels: Kernels, x: Tensor, axis: int, _half_to_float: bool) -> Tensor:
@@ -130,13 +132,6 @@ def elementwise(operator: Callable[..., Tensor], a: Any, b: Any, **settings: Any
         return operator(a, b, **settings)
     if b.dim() == 1 and b.shape[0] == a.shape[-1]:
         flat = operator(aten.view_copy.default(a, [-1, a.shape[-1]]), b, **settings)
-        return aten.view_copy.default(flat, list(a.shape))  # type: ignore[no-any-return]
-    if a.dim() == b.dim() == 4 and b.shape == (a.shape[0], 1, 1, a.shape[3]):
-        flat = operator(
-            aten.view_copy.default(a, [a.shape[0], -1, a.shape[3]]),
-            aten.view_copy.default(b, [b.shape[0], 1, b.shape[3]]),
-            **settings,
-        )
         return aten.view_copy.default(flat, list(a.shape))  # type: ignore[no-any-return]
     return operator(a, b, **settings)
 
@@ -185,7 +180,6 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         quadloom.gelu_derivative.default: gelu_derivative,
         quadloom.normal_cdf.default: normal_cdf,
         quadloom.quantize.default: quantize,
-        quadloom.dequantize.default: dequantize,
         aten._softmax.default: softmax,
         aten.gelu.default: gelu,
     }
@@ -198,6 +192,7 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         aten.mean.dim: mean,
         quadloom.unit_interval.default: unit_interval,
         quadloom.row_scale.default: row_scale,
+        quadloom.dequantize.default: dequantize,
         quadloom.pack_int4.default: pack_int4,
         quadloom.unpack_int4.default: unpack_int4,
         quadloom.batch_full.default: batch_full,
