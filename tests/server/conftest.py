@@ -76,6 +76,7 @@ def write_family(
     parameters: tuple[ParameterSpec, ...] | None = None,
     adapter_config: Mapping[str, object] | None = None,
     missing: tuple[MemberKey, ...] = (),
+    weights: bytes | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a complete family whose graphs are random bytes; the adapter is random float32."""
@@ -87,7 +88,7 @@ def write_family(
     save_file(tensors, folder / "adapter/adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter_config or {"peft_type": "LORA"}))
     (folder / "tokenizer/tokenizer.json").write_text("{}")
-    (folder / "onnx/weights.bin").write_bytes(random.bytes(300_000))
+    (folder / "onnx/weights.bin").write_bytes(random.bytes(300_000) if weights is None else weights)
     keys = [MemberKey(depth=depth, quantized_layers=quantized) for depth, quantized in PLANNED_MEGABYTES]
     members = []
     for key in [each for each in keys if each not in missing]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from quadloom_runtime.contract.manifest import Format
 from quadloom_runtime.emulation.profiles import DeviceProfile, profile
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.units import parse_bytes
@@ -59,6 +60,7 @@ class DeviceSection(Section):
     threads: int | None = Field(default=None, ge=1)
     slowdown: float | None = Field(default=None, ge=1)
     link_mbps: float | None = Field(default=None, gt=0)
+    formats: tuple[Format, ...] | None = Field(default=None, min_length=1)
 
 
 class FleetFile(Section):
@@ -144,6 +146,7 @@ def _device(section: DeviceSection, kind: DeviceProfile, name: str) -> FleetDevi
         ("--threads", section.threads),
         ("--slowdown", section.slowdown),
         ("--link-mbps", section.link_mbps),
+        ("--formats", None if section.formats is None else ",".join(section.formats)),
     ):
         if value is not None:
             options += [flag, str(value)]
