@@ -23,6 +23,7 @@ from quadloom_export.operations import multiply_adds
 from quadloom_export.passes.quantize import StashFormat, quantized_elements
 from quadloom_export.passes.stash import stash_bytes
 from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
+from quadloom_export.provenance import exporter_sha256
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
 from quadloom_runtime import __version__
@@ -62,9 +63,13 @@ def export_family(
     out: Path,
     settings: FamilySettings = DEFAULTS,
     *,
+    replace: bool = False,
     progress: Progress = lambda _line: None,
 ) -> FamilyManifest:
     """Export `source` (hub id or folder) into the folder `out`.
+
+    Args:
+        replace: remove another family that the folder holds; without it that is an error.
 
     Raises:
         QuadloomError: the model, the settings or what lies in `out` does not allow it; the message says which.
@@ -94,7 +99,7 @@ def export_family(
     try:
         shared = _write_shared_files(staging, model, tokenizer, full, evaluation, writers)
         manifest = _empty_family(staging, settings, description, model, shared, missing=keys)
-        manifest = _take_over_finished(out, manifest)
+        manifest = _take_over_finished(out, manifest, replace=replace)
         _move_files(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -161,6 +166,7 @@ def _empty_family(
 
     return FamilyManifest(
         quadloom_version=__version__,
+        exporter_sha256=exporter_sha256(),
         model=description,
         task=TaskSpec(kind="sequence-classification", num_labels=settings.num_labels),
         lora=LoraSpec(
@@ -243,21 +249,26 @@ def _export_member(
     )
 
 
-def _take_over_finished(out: Path, planned: FamilyManifest) -> FamilyManifest:
+def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) -> FamilyManifest:
     """Continue an earlier export of the same family: keep its members whose files are intact.
 
     Raises:
-        QuadloomError: the folder holds another family.
+        QuadloomError: the folder holds another family, which is not to be replaced.
     """
     if not (out / MANIFEST_NAME).exists():
         return planned
     earlier = load_manifest(out)
     bare = {"members": (), "missing": ()}
     if earlier.model_copy(update=bare) != planned.model_copy(update=bare):
-        raise QuadloomError(
-            f"{out} holds a family with other settings or other weights",
-            remedy="name another --out folder, or remove this one first",
-        )
+        if not replace:
+            raise QuadloomError(
+                f"{out} holds a family with other settings or other weights, or of another version of the exporter",
+                remedy="name another --out folder, or give --replace to remove what is there",
+            )
+        (out / MANIFEST_NAME).unlink()
+        for blob in earlier.blobs():
+            (out / blob.path).unlink(missing_ok=True)
+        return planned
     for member in earlier.members:
         if member.key in planned.missing and all(_is_intact(out, blob) for blob in (member.graph, *member.companions)):
             planned = _with_member(planned, member)

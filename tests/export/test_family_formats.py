@@ -16,7 +16,7 @@ from quadloom_runtime.family_folder import altered_files, load_manifest
 
 FORMATS = ("onnx", "executorch", "ort-training")
 SETTINGS = FamilySettings(
-    depths=(2,), quantized=(0, 2), rank=4, alpha=8.0, batch_size=4, sequence_length=8, group_size=16, formats=FORMATS
+    depths=(2,), quantized=(0, 2), rank=4, alpha=8.0, batch_size=8, sequence_length=16, group_size=16, formats=FORMATS
 )
 
 
@@ -35,10 +35,10 @@ def parameters(family: tuple[Path, FamilyManifest]) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def batch() -> Batch:
     generator = np.random.default_rng(1)
-    ids = generator.integers(1, 40, size=(4, 8))
+    ids = generator.integers(1, 40, size=(8, 16))
     mask = np.ones_like(ids)
-    mask[1, 5:] = 0
-    return Batch(ids, mask, np.zeros_like(ids), np.array([0, 1, 1, -100]))
+    mask[1, 9:] = 0
+    return Batch(ids, mask, np.zeros_like(ids), np.array([0, 1, 1, 0, 1, 0, 0, -100]))
 
 
 def test_every_member_is_there_in_every_format_and_all_files_are_intact(family: tuple[Path, FamilyManifest]) -> None:

@@ -129,6 +129,7 @@ def _manifest(
     return FamilyManifest.model_validate(
         {
             "quadloom_version": "0",
+            "exporter_sha256": "0" * 64,
             "model": ModelSpec(source="tiny/<bert>", architecture="bert", layers=LAYERS, parameters=1),
             "task": TaskSpec(kind="sequence-classification", num_labels=2),
             "lora": LoraSpec(rank=2, alpha=4, target_modules=TARGETS),

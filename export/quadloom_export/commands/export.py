@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, or several: onnx,executorch"
     )
+    parser.add_argument("--replace", action="store_true", help="remove another family that DIR holds")
     parser.add_argument("--seed", type=int, default=0, help="of the fresh head and adapters")
     parser.add_argument(
         "--signing-key", type=Path, metavar="FILE", help="sign the family with this private key, see `quadloom keys`"
@@ -62,7 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     signing_key = None if arguments.signing_key is None else load_private_key(arguments.signing_key)
     started = time.monotonic()
-    manifest = export_family(arguments.model, arguments.out, settings, progress=lambda line: print(line, flush=True))
+    manifest = export_family(
+        arguments.model,
+        arguments.out,
+        settings,
+        replace=arguments.replace,
+        progress=lambda line: print(line, flush=True),
+    )
     if signing_key is not None:
         write_signature(arguments.out, signing_key)
     weight_bytes = sum(blob.size_bytes for blob in {each.weights for each in manifest.formats})

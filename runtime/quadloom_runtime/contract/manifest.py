@@ -202,10 +202,16 @@ class StashSpec(Value):
 
 
 class FamilyManifest(Value):
-    """Everything about a family. `missing` names members that were planned but are not exported yet."""
+    """Everything about a family.
+
+    Attributes:
+        exporter_sha256: digest of the exporter's code: two exports by the same code give the same members.
+        missing: members that were planned but are not exported yet.
+    """
 
     schema_version: Literal[1] = MANIFEST_SCHEMA_VERSION
     quadloom_version: Text
+    exporter_sha256: Sha256
     model: ModelSpec
     task: TaskSpec
     lora: LoraSpec

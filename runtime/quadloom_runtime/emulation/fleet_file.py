@@ -80,8 +80,11 @@ class FleetDevice(Section):
     options: tuple[str, ...]
 
 
-def load_fleet(path: Path) -> FleetFile:
+def load_fleet(path: Path, *, family: Path | None = None) -> FleetFile:
     """Read and check a fleet file; its paths come out relative to the working directory.
+
+    Args:
+        family: takes the place of the family that the file names.
 
     Raises:
         QuadloomError: unreadable, not TOML, or a value that is missing, unknown or out of range.
@@ -101,7 +104,7 @@ def load_fleet(path: Path) -> FleetFile:
             f"fleet file {path}: {where}: {first['msg']} (got {first['input']!r})", remedy="correct that entry"
         ) from None
     base = path.parent
-    task = fleet.task.model_copy(update={"family": base / fleet.task.family})
+    task = fleet.task.model_copy(update={"family": family or base / fleet.task.family})
     data = fleet.data.model_copy(update={"train": base / fleet.data.train, "eval": base / fleet.data.eval})
     return fleet.model_copy(update={"task": task, "data": data})
 
