@@ -1,14 +1,19 @@
 """Each translation for ExecuTorch against the operator that it stands for."""
 
+from itertools import permutations
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quadloom_export import semantic_ops
-from quadloom_export.lowering.executorch_operators import TRANSLATIONS
+from quadloom_export.lowering.executorch_kernels import PortableKernels
+from quadloom_export.lowering.executorch_operators import translations
 
+aten = torch.ops.aten
 quadloom = torch.ops.quadloom
+KERNELS = PortableKernels()
 SIZES = st.integers(1, 6)
 
 
@@ -17,7 +22,7 @@ def random(*shape: int) -> torch.Tensor:
 
 
 def translated(target, *arguments):
-    return TRANSLATIONS[target](*arguments)
+    return translations(KERNELS)[target](*arguments)
 
 
 @given(SIZES, SIZES, SIZES, st.booleans(), st.booleans(), st.sampled_from([1.0, 0.25]), st.sampled_from([None, 1, 2]))
@@ -38,10 +43,52 @@ def test_batched_matmul_is_the_same_however_it_transposes(batch, rows, inner, co
     torch.testing.assert_close(found, semantic_ops.batched_matmul(*arguments))
 
 
-@pytest.mark.parametrize("target", [quadloom.gelu_derivative.default, quadloom.unit_interval.default])
+ELEMENTWISE = [
+    quadloom.gelu_derivative.default,
+    quadloom.normal_cdf.default,
+    quadloom.unit_interval.default,
+    aten.gelu.default,
+]
+
+
+@pytest.mark.parametrize("target", ELEMENTWISE)
 def test_elementwise_operators_are_the_same(target):
-    x = 3 * random(40, 7)
-    torch.testing.assert_close(translated(target, x), target(x))
+    x = torch.cat([3 * random(40, 7), torch.tensor([[0.0, -0.0, 1e-30, -1e-20, 12.0, -12.0, 1e-6]])])
+    torch.testing.assert_close(translated(target, x), target(x), rtol=1e-6, atol=1e-6)
+
+
+@given(st.data(), st.lists(SIZES, min_size=1, max_size=4))
+def test_every_order_of_axes_is_copied_alike(data, shape):
+    x = random(*shape)
+    order = data.draw(st.sampled_from(list(permutations(range(x.dim())))))
+    assert torch.equal(translated(aten.permute.default, x, list(order)), x.permute(order).contiguous())
+
+
+def test_whole_numbers_are_permuted_too():
+    x = torch.arange(24, dtype=torch.int8).view(2, 3, 4)
+    for order in permutations(range(3)):
+        assert torch.equal(translated(aten.permute.default, x, list(order)), x.permute(order))
+
+
+@pytest.mark.parametrize("axis", [-1, 1, 0])
+def test_softmax_is_the_same_for_large_and_masked_scores(axis):
+    x = 40 * random(5, 6, 7)
+    x[0, 1, 2:] = torch.finfo(torch.float32).min
+    torch.testing.assert_close(translated(aten._softmax.default, x, axis, False), x.softmax(axis), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("axes", "keep"), [([2], True), ([-1], False), ([0, 2], True)])
+def test_the_mean_is_the_same_over_any_axes(axes, keep):
+    x = random(3, 4, 50)
+    torch.testing.assert_close(translated(aten.mean.dim, x, axes, keep), x.mean(axes, keep), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("target", [aten.add.Tensor, aten.mul.Tensor])
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 1), (2, 3, 4), (1, 4), (1, 1, 1, 4), (4, 2, 1, 1)])
+def test_operands_of_different_shape_are_broadcast_alike(target, shape):
+    a, b = random(2, 3, 4), random(*shape)
+    assert torch.equal(translated(target, a, b), target(a, b))
+    assert torch.equal(translated(target, b, a), target(b, a))
 
 
 @pytest.mark.parametrize("levels", [127, 7])
@@ -59,6 +106,16 @@ def test_ties_round_to_even_and_too_large_values_saturate():
     x, one = torch.tensor([[0.5, 1.5, -0.5, -2.5, 126.5, 127.5, 400.0, -400.0]]), torch.ones(1)
     expected = torch.tensor([[0, 2, 0, -2, 126, 127, 127, -128]], dtype=torch.int8)
     assert torch.equal(translated(quadloom.quantize.default, x, one), expected)
+
+
+@given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=4, max_size=4))
+def test_the_largest_magnitude_of_a_row_becomes_the_largest_number(row):
+    x = torch.tensor([row])
+    stored = translated(quadloom.quantize.default, x, translated(quadloom.row_scale.default, x, 127, None))
+    largest = x.abs().argmax()
+    if x.abs().max() > 1e-25:
+        assert stored[0, largest].abs() == 127
+        assert stored[0, largest].sign() == x[0, largest].sign()
 
 
 @pytest.mark.parametrize("lower_bound", [0.0, -0.25])

@@ -72,7 +72,8 @@ class PortableKernels(nn.Module):
         last = x.dim() - 1
         if order[-1] == last:
             return self._rows_permuted(x, order)
-        if order == [*range(last - 1), last, last - 1] and x.shape[-1] <= LONGEST_TURNED_ROW:
+        swaps = order == [*range(last - 1), last, last - 1]
+        if swaps and x.dtype == torch.float32 and x.shape[-1] <= LONGEST_TURNED_ROW:
             return self._transposed(x)
         return aten.permute_copy.default(x, order)  # type: ignore[no-any-return]
 

@@ -10,6 +10,7 @@ sorts the graph anew.
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -98,8 +99,9 @@ class _Operator(nn.Module):
         return self._call.operator(x, *self._call.settings)
 
 
+@cache
 def _lowered(call: _Call) -> Any:
-    """The operator as a module that stands for a call of XNNPACK."""
+    """The operator as a module that stands for a call of XNNPACK; the members of a family share most of them."""
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir import EdgeCompileConfig, to_edge
     from executorch.exir.backend.backend_api import to_backend
