@@ -7,6 +7,7 @@ import sys
 from typing import Self
 
 from quadloom_benchmarks.families import BenchmarkFamily
+from quadloom_benchmarks.series import Series
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.errors import QuadloomError
 
@@ -52,9 +53,10 @@ class Contender:
         self._process.wait()
 
 
-def member_contender(family: BenchmarkFamily, key: MemberKey) -> Contender:
-    """A member in ONNX Runtime."""
-    return Contender(key.label, ["member", str(family.folder), f"{key.depth},{key.quantized_layers}"])
+def member_contender(series: Series, key: MemberKey) -> Contender:
+    """A member in its engine."""
+    member = f"{key.depth},{key.quantized_layers}"
+    return Contender(series.label(key), ["member", str(series.family.folder), member, key.format])
 
 
 def eager_contender(family: BenchmarkFamily, *, returning_malloc: bool) -> Contender:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
+from quadloom_runtime.contract.manifest import ExecutorchBackend, FamilyManifest, Format, MemberKey
 from quadloom_runtime.engines.engine import Batch
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import load_manifest
@@ -21,6 +21,12 @@ class BenchmarkFamily:
     manifest: FamilyManifest
     model: Path
 
+    @classmethod
+    def load(cls, folder: Path) -> "BenchmarkFamily":
+        """An exported family whose model still lies where it was exported from."""
+        manifest = load_manifest(folder)
+        return cls(folder, manifest, Path(manifest.model.source))
+
 
 def parse_members(text: str) -> tuple[MemberKey, ...]:
     """``"12,0 12,12"`` -> member keys.
@@ -35,19 +41,17 @@ def parse_members(text: str) -> tuple[MemberKey, ...]:
         raise QuadloomError(f"--members {text!r}: {error}", remedy='write e.g. --members "12,0 12,12"') from None
 
 
-def open_family(
-    folder: Path | None,
+def export_random_family(
     *,
     work: Path,
     layers: int,
     batch_size: int,
     sequence_length: int,
     members: tuple[MemberKey, ...],
+    member_format: Format,
+    executorch_backend: ExecutorchBackend | None,
 ) -> BenchmarkFamily:
-    """Load `folder`, or export (once) a random model of MiniLM's shape into `work`."""
-    if folder is not None:
-        manifest = load_manifest(folder)
-        return BenchmarkFamily(folder, manifest, Path(manifest.model.source))
+    """Export (once) a random model of MiniLM's shape into `work`, in one format."""
     from quadloom_export.family import export_family
     from quadloom_export.settings import FamilySettings
 
@@ -58,11 +62,13 @@ def open_family(
     settings = FamilySettings(
         depths=tuple(sorted({key.depth for key in members})),
         quantized=tuple(sorted({key.quantized_layers for key in members})),
+        formats=(member_format,),
+        executorch_backend=executorch_backend or "xnnpack",
         batch_size=batch_size,
         sequence_length=sequence_length,
     )
     label = "-".join(f"{key.depth}.{key.quantized_layers}" for key in members)
-    out = work / name / f"family-{label}"
+    out = work / name / "-".join(filter(None, ("family", member_format, executorch_backend, label)))
     manifest = export_family(str(model), out, settings, replace=True)
     return BenchmarkFamily(out, manifest, model)
 

@@ -1,12 +1,12 @@
 """`quadloom bench memory`: step peak per member against the plan and against PyTorch eager + PEFT."""
 
 from quadloom_benchmarks.contender import Contender, eager_contender, member_contender
-from quadloom_benchmarks.families import BenchmarkFamily
-from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_benchmarks.series import Series
 
 
-def report_memory(family: BenchmarkFamily, members: tuple[MemberKey, ...], *, steps: int) -> None:
+def report_memory(compared: list[Series], *, steps: int) -> None:
     """Measure and print the table."""
+    family = compared[0].family
     batch = family.manifest.batch
     print(
         f"step peak beyond the loaded, idle process (anonymous memory, weights excluded); fresh process per row, "
@@ -19,24 +19,29 @@ def report_memory(family: BenchmarkFamily, members: tuple[MemberKey, ...], *, st
         reference = _peak_bytes(eager, steps)
         print(f"{eager.name}: {reference / 1e6:.1f} MB")
     print(
-        f"{'member':>8} {'planned MB':>11} {'measured MB':>12} {'off':>7} "
+        f"{'member':>28} {'planned MB':>11} {'measured MB':>12} {'off':>7} "
         f"{'against own q=0':>16} {'against PyTorch (buffers returned)':>35}"
     )
-    planned = {each.key: each.planned_peak_bytes for each in family.manifest.members}
+    for series in compared:
+        _report_series(series, reference, steps=steps)
+
+
+def _report_series(series: Series, reference: int, *, steps: int) -> None:
+    planned = {each.key: each.planned_peak_bytes for each in series.family.manifest.members}
     unquantized: dict[int, int] = {}
     worst = 0.0
-    for key in members:
-        measured = _peak_bytes(member_contender(family, key), steps)
+    for key in series.keys:
+        measured = _peak_bytes(member_contender(series, key), steps)
         if key.quantized_layers == 0:
             unquantized[key.depth] = measured
         off = measured / planned[key] - 1
         worst = max(worst, abs(off))
         own = f"{100 * (measured / unquantized[key.depth] - 1):+.1f} %" if key.depth in unquantized else "-"
         print(
-            f"{key.label:>8} {planned[key] / 1e6:11.1f} {measured / 1e6:12.1f} {100 * off:+6.1f}% "
+            f"{series.label(key):>28} {planned[key] / 1e6:11.1f} {measured / 1e6:12.1f} {100 * off:+6.1f}% "
             f"{own:>16} {100 * (measured / reference - 1):+33.1f} %"
         )
-    print(f"worst difference between planned and measured: {100 * worst:.1f} %")
+    print(f"{series.kind.name}: worst difference between planned and measured {100 * worst:.1f} %")
 
 
 def _peak_bytes(contender: Contender, steps: int) -> int:

@@ -4,24 +4,24 @@ from contextlib import ExitStack
 from statistics import median
 
 from quadloom_benchmarks.contender import eager_contender, member_contender
-from quadloom_benchmarks.families import BenchmarkFamily
-from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_benchmarks.series import Series
 
 WARM_UP_ROUNDS = 3
 
 
-def report_step_times(family: BenchmarkFamily, members: tuple[MemberKey, ...], *, rounds: int) -> None:
+def report_step_times(compared: list[Series], *, rounds: int) -> None:
     """Measure and print the table.
 
     Every contender lives in a process of its own; in each round each makes one step, one after the other. Ratios are
     medians of the ratios within a round, so drift of the machine cancels.
     """
     seconds: dict[str, list[float]] = {}
+    family = compared[0].family
     with ExitStack() as running:
         default = running.enter_context(eager_contender(family, returning_malloc=False))
         returning = running.enter_context(eager_contender(family, returning_malloc=True))
         contenders = [default, returning]
-        contenders += [running.enter_context(member_contender(family, key)) for key in members]
+        contenders += [running.enter_context(member_contender(each, key)) for each in compared for key in each.keys]
         for index in range(rounds + WARM_UP_ROUNDS):
             for contender in contenders:
                 spent = contender.step()["cpu_s"]

@@ -1,8 +1,8 @@
 """One contender in a process of its own, so that neither allocator nor libraries of another disturb it.
 
-``python -m quadloom_benchmarks.worker KIND FOLDER WHAT`` with KIND ``member`` (WHAT is ``D,Q``; torch is never
-imported) or ``eager`` (WHAT is the model folder; PyTorch eager + PEFT on the same batch). For every line on standard
-input it runs one training step and answers with one JSON object.
+``python -m quadloom_benchmarks.worker member FOLDER D,Q [FORMAT]`` runs a member in the engine of its format (for ONNX,
+torch is never imported), ``... eager FOLDER MODEL`` runs PyTorch eager + PEFT on the same batch. For every line on
+standard input it makes one training step and answers with one JSON object.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from quadloom_benchmarks.families import parse_members, random_batch
+from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.family_folder import load_manifest
 from quadloom_runtime.memory import StepMemoryMeter
@@ -22,8 +23,8 @@ from quadloom_runtime.memory import StepMemoryMeter
 
 def main() -> None:
     """Run a step per line of input."""
-    kind, folder, what = sys.argv[1:4]
-    step = member_step(Path(folder), what) if kind == "member" else eager_step(Path(folder), Path(what))
+    kind, folder, *what = sys.argv[1:]
+    step = member_step(Path(folder), *what) if kind == "member" else eager_step(Path(folder), Path(what[0]))
     meter = StepMemoryMeter()
     for _ in sys.stdin:
         with meter:
@@ -33,10 +34,11 @@ def main() -> None:
         print(json.dumps({"cpu_s": cpu_s, "peak_bytes": meter.peak_bytes}), flush=True)
 
 
-def member_step(folder: Path, member: str) -> Callable[[], object]:
-    """A step of a member in ONNX Runtime, one thread."""
+def member_step(folder: Path, member: str, member_format: str = "onnx") -> Callable[[], object]:
+    """A step of a member in its engine, one thread."""
     manifest = load_manifest(folder)
     (key,) = parse_members(member)
+    key = MemberKey(depth=key.depth, quantized_layers=key.quantized_layers, format=member_format)  # type: ignore[arg-type]  # pydantic checks it
     engine = open_training_engine(folder, manifest, key, threads=1)
     parameters = load_file(folder / "adapter/adapter_model.safetensors")
     batch = random_batch(manifest)

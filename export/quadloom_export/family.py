@@ -93,7 +93,11 @@ def export_family(
     progress(f"tracing {description.architecture}: {description.layers} layers")
     full, evaluation = training_graph(model, **shape), evaluation_graph(model, **shape)
 
-    writers = format_writers(settings.formats, {name: value.numpy() for name, value in model.trainable.items()})
+    writers = format_writers(
+        settings.formats,
+        {name: value.numpy() for name, value in model.trainable.items()},
+        executorch_backend=settings.executorch_backend,
+    )
     staging = out / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     try:

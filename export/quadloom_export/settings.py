@@ -5,7 +5,7 @@ from typing import get_args
 
 from torch import nn
 
-from quadloom_runtime.contract.manifest import Format, MemberKey
+from quadloom_runtime.contract.manifest import ExecutorchBackend, Format, MemberKey
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -17,6 +17,7 @@ class FamilySettings:
         depths: LoRA depths, None for 0 and all layers.
         quantized: quantized-layer counts, used where they do not exceed the depth; None for all.
         formats: what the members are made for; each gets every member.
+        executorch_backend: who computes what ExecuTorch's portable kernels are slow at.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
         group_size: stash elements that share a scale.
     """
@@ -25,6 +26,7 @@ class FamilySettings:
     depths: tuple[int, ...] | None = None
     quantized: tuple[int, ...] | None = None
     formats: tuple[Format, ...] = ("onnx",)
+    executorch_backend: ExecutorchBackend = "xnnpack"
     rank: int = 8
     alpha: float = 16.0
     target_modules: tuple[str, ...] = ("query", "value")

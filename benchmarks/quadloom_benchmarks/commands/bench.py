@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--family", type=Path, help="an exported family; default: the 12-layer MiniLM shape, random weights"
         )
         each.add_argument("--members", default="12,0 12,4 12,8 12,12", metavar='"D,Q ..."', help="members to measure")
+        each.add_argument(
+            "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, several of them, or all"
+        )
         each.add_argument("--layers", type=int, default=12)
         each.add_argument("--batch-size", type=int, default=16)
         each.add_argument("--sequence-length", type=int, default=64)
@@ -36,23 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
 
         report_server(parse_fleet_sizes(arguments.devices), work=arguments.work)
         return 0
-    from quadloom_benchmarks.families import open_family, parse_members
+    from quadloom_benchmarks.series import open_series
 
-    members = parse_members(arguments.members)
-    family = open_family(
-        arguments.family,
-        work=arguments.work,
-        layers=arguments.layers,
-        batch_size=arguments.batch_size,
-        sequence_length=arguments.sequence_length,
-        members=members,
-    )
+    compared = open_series(arguments)
     if arguments.benchmark == "memory":
         from quadloom_benchmarks.memory import report_memory
 
-        report_memory(family, members, steps=arguments.steps)
+        report_memory(compared, steps=arguments.steps)
     else:
         from quadloom_benchmarks.step import report_step_times
 
-        report_step_times(family, members, rounds=arguments.rounds)
+        report_step_times(compared, rounds=arguments.rounds)
     return 0

@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, or several: onnx,executorch"
     )
+    parser.add_argument(
+        "--executorch-backend",
+        choices=["portable", "xnnpack"],
+        default="xnnpack",
+        help="who computes what ExecuTorch's portable kernels are slow at (default %(default)s: same memory, faster)",
+    )
     parser.add_argument("--replace", action="store_true", help="remove another family that DIR holds")
     parser.add_argument("--seed", type=int, default=0, help="of the fresh head and adapters")
     parser.add_argument(
@@ -52,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         depths=depths,
         quantized=quantized,
         formats=tuple(arguments.formats.split(",")),
+        executorch_backend=arguments.executorch_backend,
         rank=arguments.rank,
         alpha=arguments.alpha,
         target_modules=tuple(arguments.target_modules.split(",")),

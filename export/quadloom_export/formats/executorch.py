@@ -12,7 +12,7 @@ from quadloom_export.lowering.executorch import (
     save,
     weights_file,
 )
-from quadloom_runtime.contract.manifest import EvaluationSpec, FormatSpec, MemberKey
+from quadloom_runtime.contract.manifest import EvaluationSpec, ExecutorchBackend, FormatSpec, MemberKey
 from quadloom_runtime.engines.engine import TrainingEngine
 from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
 from quadloom_runtime.family_folder import blob_reference
@@ -24,17 +24,25 @@ EVALUATION_PATH = "executorch/eval.pte"
 class ExecutorchWriter:
     """Programs in ``executorch/``, all with the weights of `WEIGHTS_PATH`; a planned peak is a program's arena."""
 
+    def __init__(self, backend: ExecutorchBackend) -> None:
+        self._backend = backend
+
     def write_shared(self, folder: Path, full: JointGraph, evaluation: JointGraph) -> SharedFiles:
         """Write weights and evaluation program."""
         from executorch.exir.version import EXECUTORCH_SCHEMA_VERSION
 
         (folder / WEIGHTS_PATH).parent.mkdir(parents=True, exist_ok=True)
         save(weights_file(full, evaluation), folder / WEIGHTS_PATH)
-        lowered = lower_to_executorch(evaluation)
+        lowered = lower_to_executorch(evaluation, backend=self._backend)
         save(lowered.program, folder / EVALUATION_PATH)
         weights = blob_reference(folder, WEIGHTS_PATH, media_type=BINARY_MEDIA_TYPE)
         return SharedFiles(
-            FormatSpec(format="executorch", weights=weights, versions={"program": EXECUTORCH_SCHEMA_VERSION}),
+            FormatSpec(
+                format="executorch",
+                weights=weights,
+                versions={"program": EXECUTORCH_SCHEMA_VERSION},
+                backend=self._backend,
+            ),
             EvaluationSpec(
                 format="executorch",
                 graph=blob_reference(folder, EVALUATION_PATH, media_type=BINARY_MEDIA_TYPE),
@@ -47,7 +55,7 @@ class ExecutorchWriter:
     def write_member(self, folder: Path, key: MemberKey, graph: JointGraph) -> MemberFiles:
         """Write the member's program."""
         path = f"executorch/train-{key.stem}.pte"
-        lowered = lower_to_executorch(graph)
+        lowered = lower_to_executorch(graph, backend=self._backend)
         save(lowered.program, folder / path)
         return MemberFiles(
             graph=blob_reference(folder, path, media_type=BINARY_MEDIA_TYPE),

@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quadloom_export.formats.writer import FormatWriter
-from quadloom_runtime.contract.manifest import Format
+from quadloom_runtime.contract.manifest import ExecutorchBackend, Format
 
 
 def format_writers(
-    formats: tuple[Format, ...], parameters: Mapping[str, NDArray[np.float32]]
+    formats: tuple[Format, ...],
+    parameters: Mapping[str, NDArray[np.float32]],
+    *,
+    executorch_backend: ExecutorchBackend,
 ) -> dict[Format, FormatWriter]:
     """A writer per format.
 
@@ -20,14 +23,16 @@ def format_writers(
     Raises:
         MissingExtraError: a format's package is not installed.
     """
-    return {name: _writer(name, parameters) for name in formats}
+    return {name: _writer(name, parameters, executorch_backend) for name in formats}
 
 
-def _writer(name: Format, parameters: Mapping[str, NDArray[np.float32]]) -> FormatWriter:
+def _writer(
+    name: Format, parameters: Mapping[str, NDArray[np.float32]], executorch_backend: ExecutorchBackend
+) -> FormatWriter:
     if name == "executorch":
         from quadloom_export.formats.executorch import ExecutorchWriter
 
-        return ExecutorchWriter()
+        return ExecutorchWriter(executorch_backend)
     if name == "ort-training":
         from quadloom_export.formats.ort_training import OrtTrainingWriter
 

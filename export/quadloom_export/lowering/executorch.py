@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +17,7 @@ from quadloom_export.graph import JointGraph, emit, evaluate, remove_dead, shape
 from quadloom_export.lowering.executorch_arena import Tenancy, lower_bound_bytes, plan_arena
 from quadloom_export.lowering.executorch_kernels import Kernels, PortableKernels, run_on_shapes
 from quadloom_export.lowering.executorch_operators import translations
-from quadloom_runtime.contract.manifest import TensorSpec
+from quadloom_runtime.contract.manifest import ExecutorchBackend, TensorSpec
 from quadloom_runtime.errors import MissingExtraError
 
 aten = torch.ops.aten
@@ -27,8 +27,6 @@ WEIGHTS_NAME = "weights.ptd"
 WEIGHTS_TAG = "weights"
 METHOD = "forward"
 WEIGHT_ALIGNMENT_BYTES = 128
-
-Backend = Literal["portable", "xnnpack"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ExecutorchMember:
     arena_lower_bound_bytes: int
 
 
-def lower_to_executorch(joint: JointGraph, *, backend: Backend = "portable") -> ExecutorchMember:
+def lower_to_executorch(joint: JointGraph, *, backend: ExecutorchBackend = "portable") -> ExecutorchMember:
     """Translate a finished graph.
 
     Args:
@@ -155,14 +153,14 @@ def _with_distribution_functions(joint: JointGraph) -> JointGraph:
     return result
 
 
-def _translated(joint: JointGraph, examples: tuple[Tensor, ...], backend: Backend) -> "_Translated":
+def _translated(joint: JointGraph, examples: tuple[Tensor, ...], backend: ExecutorchBackend) -> "_Translated":
     module = _Translated(joint, _kernels(backend))
     run_on_shapes(module, examples)
     module.kernels.make_ready()
     return module
 
 
-def _kernels(backend: Backend) -> Kernels:
+def _kernels(backend: ExecutorchBackend) -> Kernels:
     if backend == "portable":
         return PortableKernels()
     from quadloom_export.lowering.executorch_xnnpack import XnnpackKernels

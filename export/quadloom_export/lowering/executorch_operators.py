@@ -60,7 +60,9 @@ def batched_matmul(
         right = a if transpose_a else _transposed(kernels, a)
         product = _transposed(kernels, aten.bmm.default(left, right))
     else:
-        product = aten.bmm.default(_transposed(kernels, a) if transpose_a else a, _transposed(kernels, b) if transpose_b else b)
+        left = _transposed(kernels, a) if transpose_a else a
+        right = _transposed(kernels, b) if transpose_b else b
+        product = aten.bmm.default(left, right)
     return product if after == 1.0 else aten.mul.Tensor(product, after)
 
 
@@ -174,7 +176,7 @@ def full_like(x: Tensor, value: float, **_: Any) -> Tensor:
 
 def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
     """What each operator becomes; one that is not here stands for itself."""
-    costly = {
+    costly: dict[Any, Callable[..., Tensor]] = {
         quadloom.gemm.default: gemm,
         quadloom.batched_matmul.default: batched_matmul,
         quadloom.gelu_derivative.default: gelu_derivative,

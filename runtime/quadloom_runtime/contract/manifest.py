@@ -21,6 +21,7 @@ LONGEST_SHAPE: Final = 8
 MOST_COMPANIONS: Final = 16
 Text = Annotated[str, StringConstraints(max_length=500)]
 Format = Literal["onnx", "executorch", "ort-training"]
+ExecutorchBackend = Literal["portable", "xnnpack"]
 LayerIndex = Annotated[int, Field(ge=0, le=10_000)] | Literal["head"]
 
 
@@ -156,11 +157,16 @@ class EvaluationSpec(Value):
 
 
 class FormatSpec(Value):
-    """What all graphs of one format share: the weights and the format's own version numbers."""
+    """What all graphs of one format share: the weights and the format's own version numbers.
+
+    Attributes:
+        backend: what the programs of ExecuTorch need beside its own kernels, None for other formats.
+    """
 
     format: Format
     weights: BlobReference
     versions: dict[Text, Count]
+    backend: ExecutorchBackend | None = None
 
 
 class ModelSpec(Value):

@@ -154,8 +154,12 @@ def _load(program: Path, weights: Path) -> Any:
 
 
 def _use_threads(threads: int) -> None:
-    """Size the runtime's thread pool, which all programs of the process share."""
+    """Size the runtime's thread pool and that of the BLAS, which torch brings along; the whole process shares both."""
+    import torch
+
     portable_lib = _portable_lib()
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     if portable_lib._threadpool_get_thread_count() != threads:
         portable_lib._unsafe_reset_threadpool(threads)
 
