@@ -27,6 +27,8 @@ WEIGHTS_NAME = "weights.ptd"
 WEIGHTS_TAG = "weights"
 METHOD = "forward"
 WEIGHT_ALIGNMENT_BYTES = 128
+OVERREAD_BYTES = 128
+"""XNNPACK's kernels may read (and ignore) this much beyond a tensor, so beyond the last one of the arena, too."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class ArenaPlanner:
         arena = plan_arena(tenancies)
         for spec, offset in zip(tensors, arena.offsets, strict=True):
             spec.mem_id, spec.mem_obj_id, spec.mem_offset = 1, 1, offset
-        return [0, arena.size_bytes + padding]
+        return [0, arena.size_bytes + OVERREAD_BYTES + padding]
 
 
 def weights_file(*graphs: JointGraph) -> bytes:

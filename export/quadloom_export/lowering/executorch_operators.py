@@ -119,7 +119,7 @@ def softmax(kernels: Kernels, x: Tensor, axis: int, _half_to_float: bool) -> Ten
 
 def gelu(kernels: Kernels, x: Tensor, *, approximate: str = "none") -> Tensor:
     """Exact, or by the hyperbolic tangent."""
-    return kernels.gelu(x) if approximate == "none" else aten.gelu.default(x, approximate=approximate)  # type: ignore[no-any-return]
+    return kernels.gelu(x) if approximate == "none" else aten.gelu.default(x, approximate=approximate)
 
 
 def mean(x: Tensor, axes: list[int], keep: bool = False) -> Tensor:

@@ -1,0 +1,60 @@
+"""Which formats a benchmark compares."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from quadloom_benchmarks import series
+from quadloom_benchmarks.families import BenchmarkFamily
+from quadloom_benchmarks.series import KINDS, Kind, open_series, parse_kinds
+from quadloom_runtime.errors import QuadloomError
+
+ARGUMENTS = argparse.Namespace(
+    family=None, formats="all", members="2,0 2,2", work=Path("work"), layers=2, batch_size=4, sequence_length=8
+)
+
+
+def test_all_means_every_format_and_executorch_once_per_backend():
+    assert [kind.name for kind in parse_kinds("all")] == [
+        "onnx",
+        "executorch portable",
+        "executorch xnnpack",
+        "ort-training",
+    ]
+    assert parse_kinds("executorch,onnx") == KINDS[:3]
+
+
+def test_an_unknown_format_is_refused_by_name():
+    with pytest.raises(QuadloomError, match="onx"):
+        parse_kinds("onx")
+
+
+def test_a_format_that_cannot_run_here_is_named_and_left_out(monkeypatch, capsys):
+    exported: list[Kind] = []
+
+    def export(**settings) -> BenchmarkFamily:
+        exported.append(Kind(settings["member_format"], settings["executorch_backend"]))
+        return BenchmarkFamily(Path("family"), None, Path("model"))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(series, "export_random_family", export)
+    monkeypatch.setattr(series, "installed_formats", lambda: ("executorch",))
+    compared = open_series(ARGUMENTS)
+    assert exported == [Kind("executorch", "portable"), Kind("executorch", "xnnpack")]
+    assert [each.label(key) for each in compared for key in each.keys] == [
+        "executorch portable d02-q00",
+        "executorch portable d02-q02",
+        "executorch xnnpack d02-q00",
+        "executorch xnnpack d02-q02",
+    ]
+    assert all(key.format == "executorch" for each in compared for key in each.keys)
+    assert capsys.readouterr().out.splitlines() == [
+        "onnx: not measured, quadloom[onnx] is not installed here",
+        "ort-training: not measured, quadloom[ort-training] is not installed here",
+    ]
+
+
+def test_without_any_engine_there_is_nothing_to_measure(monkeypatch):
+    monkeypatch.setattr(series, "installed_formats", tuple)
+    with pytest.raises(QuadloomError, match="nothing to measure"):
+        open_series(ARGUMENTS)
