@@ -1,10 +1,10 @@
 """AdamW as an ExecuTorch method, so that a phone needs no optimizer of its own.
 
 The method ``adamw`` updates a flat float32 vector of any length up to a limit. Nothing is carried from call to call:
-state goes in and comes out. It computes element by element, so a caller may lay out the vector as it likes, and may call
-it part by part where parts have learning rates of their own (the head has). The layout that goes with the parameter
-table: rows in the table's order, each in row-major order. A member of depth d trains the end of it, from the first row
-of its lowest trained layer; the head comes last.
+state goes in and comes out. It computes element by element, so a caller may lay out the vector as it likes, and may
+call it part by part where parts have learning rates of their own (the head has). The layout that goes with the
+parameter table: rows in the table's order, each in row-major order. A member of depth d trains the end of it, from the
+first row of its lowest trained layer; the head comes last.
 """
 
 import math
