@@ -70,9 +70,9 @@ def check_program_files(program: Path, weights: Path | None) -> None:
         external: dict[str, int] = {}
         if weights is not None:
             path = weights
-            external = external_sizes(_open(weights, DATA, DATA_HEADER))
+            external = external_sizes(_open(weights, DATA))
         path = program
-        content = _open(program, PROGRAM, PROGRAM_HEADER)
+        content = _open(program, PROGRAM)
         constants = _constant_sizes(content)
         for plan in content.table.tables(1):
             _check_plan(plan, external, constants)
@@ -101,25 +101,30 @@ def external_sizes(content: _Content) -> dict[str, int]:
     return found
 
 
-def _open(path: Path, kind: bytes, header_kind: bytes) -> _Content:
+def _open(path: Path, kind: bytes) -> _Content:
     """Read what stands before the segments."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-        if len(head) < HEAD_BYTES or head[4:8] != kind or head[8:12] != header_kind:
-            raise ValueError(f"it does not begin like {kind.decode()} with {header_kind.decode()}")
-        length, base, segments_bytes = _header(head, kind)
+        if len(head) < HEAD_BYTES or head[4:8] != kind:
+            raise ValueError(f"it does not begin like {kind.decode()}")
+        length, base, segments_bytes = _header(head, kind, size)
         if length > min(size, LARGEST_GRAPH_BYTES) or base + segments_bytes > size:
             raise ValueError(f"it has {size} bytes, and states {max(length, base + segments_bytes)}")
         file.seek(0)
         return _Content(root(memoryview(file.read(length))), segments_bytes)
 
 
-def _header(head: bytes, kind: bytes) -> tuple[int, int, int]:
+def _header(head: bytes, kind: bytes, size: int) -> tuple[int, int, int]:
     """End of the FlatBuffer, whose offsets count from the start of the file; offset and length of all segments."""
+    header_kind = head[8:12]
     if kind == DATA:
+        if header_kind != DATA_HEADER:
+            raise ValueError(f"it has no header {DATA_HEADER.decode()}")
         start, length, base, segments_bytes = struct.unpack_from("<4Q", head, 16)
         return start + length, base, segments_bytes
+    if header_kind != PROGRAM_HEADER:
+        return size, 0, 0  # a program without segments has none
     length, base, segments_bytes = struct.unpack_from("<3Q", head, 16)
     return length, base, segments_bytes
 
