@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXAMPLE := build/examples/movie_reviews
+# onnx, executorch, or both: onnx,executorch
+FORMAT := onnx
+comma := ,
+FAMILY := $(EXAMPLE)/family-$(subst $(comma),-,$(FORMAT))
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
@@ -25,14 +29,15 @@ $(EXAMPLE)/eval.jsonl: $(STAMP) examples/movie_reviews/prepare.py
 # A real model, real text, six memory-limited devices. An earlier fleet's state is removed; the family is kept.
 demo: $(EXAMPLE)/eval.jsonl
 	$(BIN)/quadloom export $(EXAMPLE)/model --task sequence-classification --num-labels 2 \
-		--sequence-length 48 --out $(EXAMPLE)/family
-	$(BIN)/quadloom inspect $(EXAMPLE)/family
+		--sequence-length 48 --formats $(FORMAT) --replace --out $(FAMILY)
+	$(BIN)/quadloom inspect $(FAMILY)
 	$(BIN)/python examples/movie_reviews/baselines.py $(EXAMPLE)
 	rm -rf $(EXAMPLE)/fleet
-	$(BIN)/quadloom emulate --fleet examples/movie_reviews/fleet.toml --work $(EXAMPLE)/fleet
+	$(BIN)/quadloom emulate --fleet examples/movie_reviews/fleet.toml --family $(FAMILY) --work $(EXAMPLE)/fleet
 
 test: lint $(EXAMPLE)/eval.jsonl
 	$(BIN)/python -m pytest -q
+	PYTHON=$(PYTHON) tests/export/ort_training/run.sh
 
 # onnxruntime-training shares a module name with onnxruntime, so its tests have an environment of their own.
 test-ort-training:
@@ -52,4 +57,4 @@ bench: setup
 	$(BIN)/quadloom bench step
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) .venv-ort-training
