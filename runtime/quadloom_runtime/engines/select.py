@@ -25,7 +25,9 @@ def open_training_engine(folder: Path, manifest: FamilyManifest, key: MemberKey,
         from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
 
         check_program_files(graph, weights)
-        return ExecutorchTrainingEngine(graph, weights, **specs, threads=threads, label=key.label)
+        return ExecutorchTrainingEngine(
+            graph, weights, inputs=member.inputs, outputs=member.outputs, threads=threads, label=key.label
+        )
     check_graph_files(graph, weights)
     if key.format == "ort-training":
         from quadloom_runtime.engines.ort_training import OrtTrainingEngine
