@@ -27,7 +27,7 @@ from quadloom_export.lowering.onnx import (
 )
 from quadloom_export.lowering.onnx_arena import planned_arena_bytes
 from quadloom_export.lowering.weights import WeightEntry, write_weights
-from quadloom_export.model import LoraModel, add_lora, find_layers, load_classifier
+from quadloom_export.model import LoraModel, add_lora, find_layers
 from quadloom_export.operations import multiply_adds
 from quadloom_export.passes.quantize import StashFormat, quantized_elements
 from quadloom_export.passes.stash import stash_bytes

@@ -173,10 +173,10 @@ def use_scalar(frozen: dict[str, Tensor]) -> Rule:
 
 
 def _is_constant(node: fx.Node) -> bool:
-    """A frozen input that is a folded constant or holds indices: not a weight."""
+    """A frozen input that is a folded constant or a table of the model: not a weight."""
     if node.op != "placeholder" or node.meta["role"] != "frozen":
         return False
-    return str(node.meta["key"]).startswith(CONSTANT_KEY) or not val(node).is_floating_point()
+    return str(node.meta["key"]).startswith(CONSTANT_KEY) or node.meta.get("table", False)
 
 
 def _fold_constants(graph: fx.Graph, frozen: dict[str, Tensor]) -> None:
