@@ -53,7 +53,12 @@ def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") ->
     return result
 
 
+def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    return gradient * semantic_ops.silu_derivative(x)
+
+
 _DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {
     aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten.gelu_backward.default: _gelu_backward,
+    aten.silu_backward.default: _silu_backward,
 }

@@ -3,9 +3,11 @@
 from quadloom_export.graph import JointGraph
 from quadloom_export.model import LoraModel
 from quadloom_export.passes.activation import save_gelu_derivative
+from quadloom_export.passes.gate import save_gate_slope
 from quadloom_export.passes.matmuls import fuse_matmuls
 from quadloom_export.passes.needed_rows import compute_needed_rows
 from quadloom_export.passes.quantize import StashFormat, quantize_stash
+from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
 from quadloom_export.passes.trim import trim
@@ -24,12 +26,12 @@ def evaluation_graph(model: LoraModel, *, batch_size: int, sequence_length: int)
 
 def made_lean(recording: JointGraph) -> JointGraph:
     """A recording without what nobody needs, in the operators that the later passes expect."""
-    return fuse_matmuls(compute_needed_rows(simplify(recording)))
+    return share_heads(fuse_matmuls(compute_needed_rows(simplify(recording))))
 
 
 def at_depth(full: JointGraph, depth: int) -> JointGraph:
     """The graph that trains the last `depth` layers."""
-    return save_bases_only(save_gelu_derivative(trim(full, depth=depth)))
+    return save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth))))
 
 
 def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: StashFormat) -> JointGraph:
