@@ -54,7 +54,8 @@ def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") ->
 
 
 def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
-    return gradient * semantic_ops.silu_derivative(x)
+    result: Tensor = gradient * semantic_ops.silu_derivative(x)
+    return result
 
 
 _DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {

@@ -32,6 +32,7 @@ from quadloom_export.operations import multiply_adds
 from quadloom_export.passes.quantize import StashFormat, quantized_elements
 from quadloom_export.passes.stash import stash_bytes
 from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
+from quadloom_export.pretrained import load_model
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
 from quadloom_runtime import __version__
@@ -46,7 +47,6 @@ from quadloom_runtime.contract.manifest import (
     MemberSpec,
     ModelSpec,
     StashSpec,
-    TaskSpec,
 )
 from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.onnx import OnnxTrainingEngine
@@ -86,7 +86,7 @@ def export_family(
     """
     check_settings(settings)
     progress(f"loading {source}")
-    base = load_classifier(source, num_labels=settings.num_labels, seed=settings.seed)
+    base = load_model(source, settings.task_spec, seed=settings.seed)
     keys = member_keys(settings, layers=len(find_layers(base)))
     check_sequence_length(base, settings.sequence_length)
     tokenizer = load_tokenizer(source, sequence_length=settings.sequence_length)
@@ -97,7 +97,12 @@ def export_family(
         parameters=sum(value.numel() for value in base.parameters()),
     )
     model = add_lora(
-        base, rank=settings.rank, alpha=settings.alpha, target_modules=settings.target_modules, seed=settings.seed
+        base,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        target_modules=settings.target_modules,
+        seed=settings.seed,
+        task=settings.task,
     )
     shape = {"batch_size": settings.batch_size, "sequence_length": settings.sequence_length}
     progress(f"tracing {description.architecture}: {description.layers} layers")
@@ -114,7 +119,7 @@ def export_family(
         shutil.rmtree(staging, ignore_errors=True)
     save_manifest(out, manifest)
     calibration = calibrate(
-        model, tokenizer, batch_size=settings.batch_size, num_labels=settings.num_labels, seed=settings.seed
+        model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
     stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
     for member in _export_members(out, full, entries, calibration, stash_format, manifest.missing):
@@ -174,7 +179,7 @@ def _empty_family(
     return FamilyManifest(
         quadloom_version=__version__,
         model=description,
-        task=TaskSpec(kind="sequence-classification", num_labels=settings.num_labels),
+        task=settings.task_spec,
         lora=LoraSpec(
             rank=settings.rank, alpha=settings.alpha, target_modules=tuple(sorted(lora.target_modules or ()))
         ),

@@ -1,7 +1,9 @@
 """A causal language model as a decoder, whose hidden states the graph makes, and a head that only the loss knows."""
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from quadloom_export.losses import VocabularyHead
 from quadloom_export.model import LoraModel
@@ -19,8 +21,8 @@ class Decoder(nn.Module):
         self.tuned = model.module
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Normalized hidden states ``(rows, length, hidden)``; positions count from the left, padding is on the right."""
-        decoder = self.tuned.get_base_model().base_model
+        """Normalized hidden states ``(rows, length, hidden)``; padding stands on the right."""
+        decoder = _pretrained(self.tuned).base_model
         mask = causal_mask(attention_mask)
         output = decoder(input_ids=input_ids, attention_mask=mask, use_cache=False)
         hidden: Tensor = output.last_hidden_state
@@ -48,14 +50,21 @@ def vocabulary_head(model: LoraModel, values: dict[str, Tensor]) -> VocabularyHe
     Raises:
         QuadloomError: the head is no single linear module.
     """
-    head = model.module.get_base_model().get_output_embeddings()
+    base = _pretrained(model.module)
+    head = base.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(head, nn.Linear):
         raise QuadloomError(
-            f"the head of {type(model.module.get_base_model()).__name__} is {type(head).__name__}, not one linear module",
+            f"the head of {type(base).__name__} is {type(head).__name__}, not one linear module",
             remedy="use a model whose get_output_embeddings() is nn.Linear, as those of Llama, Qwen2 or GPT-NeoX",
         )
-    names = {parameter: name for name, parameter in model.module.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.module.named_parameters()}
     return VocabularyHead(values[names[head.weight]], None if head.bias is None else values[names[head.bias]])
+
+
+def _pretrained(tuned: PeftModel) -> PreTrainedModel:
+    base = tuned.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    return base
 
 
 def positions_at_once(*, batch_size: int, vocabulary: int) -> int:

@@ -1,7 +1,6 @@
 """What the model's output is worth: loss, right predictions, and how many predictions count."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +9,15 @@ from torch.nn import functional
 from quadloom_runtime.engines.engine import IGNORED_LABEL
 
 
-class Worth(NamedTuple):
-    """Mean cross entropy over the predictions that count (0 if none does), right ones among them, how many they are."""
+@dataclass(frozen=True)
+class Worth:
+    """Worth of one batch.
+
+    Attributes:
+        loss: mean cross entropy over the predictions that count, 0 if none does.
+        correct: int64, right predictions among them.
+        count: int64, how many they are.
+    """
 
     loss: Tensor
     correct: Tensor
@@ -47,8 +53,8 @@ def judge_next_tokens(
 ) -> tuple[Worth, Tensor | None]:
     """Hidden states ``(rows, length, hidden)`` against the token that follows each, ``labels[:, 1:]``; -100 is ignored.
 
-    A logit per word for every token would be the largest tensor of a step by far. The head is frozen, so a few positions
-    at a time go forward and right back: of each chunk remain a sum and the gradient of its hidden states.
+    A logit per word for every token would be the largest tensor of a step by far. The head is frozen, so a few
+    positions at a time go forward and right back: of each chunk remain a sum and the gradient of its hidden states.
 
     Returns:
         The worth, and the gradient of the loss by `hidden` if it was asked for.

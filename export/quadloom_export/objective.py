@@ -6,24 +6,15 @@ import torch
 from torch import Tensor
 
 from quadloom_export.language_model import hidden_states, positions_at_once, vocabulary_head
-from quadloom_export.losses import judge_classes, judge_next_tokens
+from quadloom_export.losses import Worth, judge_classes, judge_next_tokens
 from quadloom_export.model import LoraModel
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Worth of one batch, and where its backward begins.
+    """Worth of one batch, and where its backward begins: at `root` with `root_gradient`, None standing for 1."""
 
-    Attributes:
-        loss: mean cross entropy over the predictions that count, 0 if none does.
-        correct: int64, right predictions among them.
-        count: int64, how many they are.
-        root, root_gradient: the backward starts at `root` with this gradient; None stands for 1.
-    """
-
-    loss: Tensor
-    correct: Tensor
-    count: Tensor
+    worth: Worth
     root: Tensor
     root_gradient: Tensor | None
 
@@ -52,11 +43,9 @@ def judge(
 ) -> Judged:
     """Judge what `run_model` gave for a graph of `batch_size` rows."""
     if model.task == "sequence-classification":
-        loss, correct, count = judge_classes(output, labels)
-        return Judged(loss, correct, count, root=loss, root_gradient=None)
+        worth = judge_classes(output, labels)
+        return Judged(worth, root=worth.loss, root_gradient=None)
     head = vocabulary_head(model, values)
     at_once = positions_at_once(batch_size=batch_size, vocabulary=head.weight.shape[0])
-    (loss, correct, count), gradient = judge_next_tokens(
-        output, head, labels, positions_at_once=at_once, with_gradient=training
-    )
-    return Judged(loss, correct, count, root=output, root_gradient=gradient)
+    worth, gradient = judge_next_tokens(output, head, labels, positions_at_once=at_once, with_gradient=training)
+    return Judged(worth, root=output, root_gradient=gradient)

@@ -6,9 +6,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from quadloom_runtime.contract.manifest import TaskSpec
 from quadloom_runtime.errors import MissingExtraError, QuadloomError
 
 GGUF_SUFFIX = ".gguf"
+
+
+def load_model(source: str, task: TaskSpec, *, seed: int = 0) -> nn.Module:
+    """Load the model of a task from a hub id, a folder, or the ``.gguf`` file of a language model.
+
+    Raises:
+        QuadloomError: nothing there that transformers can load.
+    """
+    if task.num_labels is None:
+        return load_language_model(source)
+    return load_classifier(source, num_labels=task.num_labels, seed=seed)
 
 
 def load_classifier(source: str, *, num_labels: int, seed: int = 0) -> nn.Module:

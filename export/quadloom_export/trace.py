@@ -103,7 +103,7 @@ def _record(
             output = run_model(model, values, named)
         marks.backward_start = _recorded() if training else 0
         judged = judge(model, output, values, labels, batch_size=batch_size, training=training)
-        counts = judged.loss.detach(), judged.correct, judged.count
+        counts = judged.worth.loss.detach(), judged.worth.correct, judged.worth.count
         if not training:
             marks.names = _recorded_names()
             return (*counts, output) if gives_logits(model) else counts

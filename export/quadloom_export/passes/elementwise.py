@@ -1,4 +1,4 @@
-"""Rules that make elementwise arithmetic touch less memory: numbers go to the small operand, gradients of slices join."""
+"""Rules that make elementwise arithmetic touch less memory: numbers go to the small operand, slices join."""
 
 from typing import Any
 
@@ -81,14 +81,13 @@ def _over_zeros(node: Any) -> tuple[int, int, int, fx.Node] | None:
     """Axis, start, end and content of a slice written over zeros."""
     if not isinstance(node, fx.Node) or node.target != aten.slice_scatter.default or len(node.args) > 5:
         return None
-    base, content, axis, start, end = (*node.args, 0, None, None)[:5] if len(node.args) < 5 else node.args
+    base, content = node.args[:2]
+    where: list[Any] = list(node.args[2:])
+    axis, start, end = where + [0, None, None][len(where) :]
     assert isinstance(base, fx.Node)
     assert isinstance(content, fx.Node)
     if base.target not in FILLS or base.args[FILLS[base.target]] != 0:
         return None
-    rank = len(shape_of(node))
-    assert isinstance(axis, int)
-    size = shape_of(node)[axis % rank]
-    first = 0 if start is None else int(start)  # type: ignore[call-overload]
-    last = size if end is None else min(int(end), size)  # type: ignore[call-overload]
-    return axis % rank, first, last, content
+    axis %= len(shape_of(node))
+    size = shape_of(node)[axis]
+    return axis, start or 0, size if end is None else min(end, size), content

@@ -1,8 +1,8 @@
 """Save two factors of a gated feed-forward instead of three tensors that the backward would compute them from.
 
-With ``y = silu(g) * u`` the gradients are ``dy * silu(g)`` and ``dy * u * silu'(g)``. PyTorch keeps g, u and silu(g) and
-goes over a feed-forward's width seven times in the backward; the factors silu(g) and ``u * silu'(g)`` are two tensors
-and two products. An ungated SiLU saves its derivative alone.
+With ``y = silu(g) * u`` the gradients are ``dy * silu(g)`` and ``dy * u * silu'(g)``. PyTorch keeps g, u and silu(g)
+and makes eight tensors of that width in the backward; the factors silu(g) and ``u * silu'(g)`` are two tensors and two
+products. An ungated SiLU saves its derivative alone.
 """
 
 import torch
@@ -26,7 +26,7 @@ def save_gate_slope(joint: JointGraph) -> JointGraph:
 def _save_slope(graph: fx.Graph, derivative: fx.Node) -> None:
     """With s = sigmoid(g): silu(g) = g s and silu'(g) = s + g s (1 - s)."""
     activated = _activated(derivative.args[0])
-    gate, sigmoid = activated.args
+    sigmoid = activated.args[1]
     gated = _gated(derivative, activated)
     after = activated if gated is None else gated[0]
     with graph.inserting_before(after.next if gated is None else after):
@@ -51,7 +51,7 @@ def _activated(gate: object) -> fx.Node:
     """The forward's ``g * sigmoid(g)``."""
     assert isinstance(gate, fx.Node)
     sigmoid = next(user for user in gate.users if user.target == aten.sigmoid.default)
-    return next(user for user in sigmoid.users if user.target == aten.mul.Tensor and gate in user.args)
+    return next(user for user in sigmoid.users if user.target == aten.mul.Tensor and user.args == (gate, sigmoid))
 
 
 def _gated(derivative: fx.Node, activated: fx.Node) -> tuple[fx.Node, fx.Node] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from quadloom_export.graph import JointGraph, emit, remove_dead, shape_of
+from quadloom_export.passes.axes import Axis, summed_axes
 from quadloom_export.passes.matmuls import BATCHED
 from quadloom_export.passes.simplify import apply_rules, drop_no_op, merge_equal_nodes, merge_views, view_of
 
@@ -52,7 +53,7 @@ def sum_within_product(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     if not isinstance(product, fx.Node) or product.target != BATCHED or len(product.users) > 1:
         return None
     axis = len(shape) - 3
-    if [each % len(shape) for each in node.args[1]] != [axis] or shape[-2:] != shape_of(product)[-2:]:  # type: ignore[union-attr]
+    if summed_axes(node) != [(Axis(0, axis),)] or shape[-2:] != shape_of(product)[-2:]:
         return None
     a, b, transpose_a, transpose_b, alpha = product.args
     if not transpose_a or transpose_b:

@@ -139,7 +139,7 @@ class MemberSpec(Value):
 
 
 class EvaluationSpec(Value):
-    """The graph that evaluates the whole model: same inputs as a member, outputs loss and counts, of a classifier logits too."""
+    """The graph that evaluates the whole model: a member's inputs; outputs loss, counts and a classifier's logits."""
 
     format: Format
     graph: BlobReference

@@ -64,13 +64,20 @@ def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
 
 def _deal_data(fleet: FleetFile, devices: tuple[FleetDevice, ...], folder: Path) -> list[Path]:
     data = fleet.data
-    labels = load_manifest(fleet.task.family).task.num_labels
-    examples = load_examples(data.train, num_labels=labels, text_field=data.text_field, label_field=data.label_field)
-    found = [each.label for each in examples]
+    num_labels = load_manifest(fleet.task.family).task.num_labels
+    examples = load_examples(
+        data.train, num_labels=num_labels, text_field=data.text_field, label_field=data.label_field
+    )
     if data.split == "iid":
-        shards = split_iid(found, len(devices), seed=data.seed)
+        shards = split_iid(len(examples), len(devices), seed=data.seed)
     else:
-        shards = split_dirichlet(found, len(devices), alpha=data.alpha, seed=data.seed)
+        labels = [each.label for each in examples if each.label is not None]
+        if len(labels) < len(examples):
+            raise QuadloomError(
+                f"{len(examples) - len(labels)} of {len(examples)} texts have no label, and a dirichlet split needs them",
+                remedy='write split = "iid" in [data] of the fleet file',
+            )
+        shards = split_dirichlet(labels, len(devices), alpha=data.alpha, seed=data.seed)
     return write_shards(examples, shards, folder)
 
 
