@@ -74,7 +74,7 @@ def _deal_data(fleet: FleetFile, devices: tuple[FleetDevice, ...], folder: Path)
         labels = [each.label for each in examples if each.label is not None]
         if len(labels) < len(examples):
             raise QuadloomError(
-                f"{len(examples) - len(labels)} of {len(examples)} texts have no label, and a dirichlet split needs them",
+                f"{len(examples) - len(labels)} of {len(examples)} texts have no label; a dirichlet split needs them",
                 remedy='write split = "iid" in [data] of the fleet file',
             )
         shards = split_dirichlet(labels, len(devices), alpha=data.alpha, seed=data.seed)
