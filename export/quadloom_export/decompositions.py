@@ -1,6 +1,7 @@
 """Decompositions of our own, where the default ones save and compute more than a frozen layer's backward needs."""
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -58,8 +59,14 @@ def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
     return result
 
 
+def _split_with_sizes(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor]:
+    ends = list(accumulate(sizes))
+    return [aten.slice.Tensor(x, dim, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
 _DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {
     aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten.gelu_backward.default: _gelu_backward,
     aten.silu_backward.default: _silu_backward,
+    aten.split_with_sizes.default: _split_with_sizes,
 }
