@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXAMPLE := build/examples/movie_reviews
+LANGUAGE := build/examples/causal_lm
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: setup demo test test-ort-training faults lint bench clean
+.PHONY: setup demo demo-causal-lm test test-ort-training faults lint bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +31,19 @@ demo: $(EXAMPLE)/eval.jsonl
 	$(BIN)/python examples/movie_reviews/baselines.py $(EXAMPLE)
 	rm -rf $(EXAMPLE)/fleet
 	$(BIN)/quadloom emulate --fleet examples/movie_reviews/fleet.toml --work $(EXAMPLE)/fleet
+
+$(LANGUAGE)/eval.jsonl: $(EXAMPLE)/eval.jsonl examples/causal_lm/prepare.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gguf]'
+	$(BIN)/python examples/causal_lm/prepare.py $(LANGUAGE) --text $(EXAMPLE)
+	touch $@
+
+# A real language model of 135 M parameters: 93 MB to fetch, 540 MB of weights, some minutes on two cores.
+demo-causal-lm: $(LANGUAGE)/eval.jsonl
+	$(BIN)/quadloom export $(LANGUAGE)/model.gguf --task causal-lm --depths 1,2,4,8 --quantized 0,1,2,4,8 \
+		--batch-size 4 --sequence-length 64 --out $(LANGUAGE)/family
+	$(BIN)/quadloom inspect $(LANGUAGE)/family
+	rm -rf $(LANGUAGE)/fleet
+	$(BIN)/quadloom emulate --fleet examples/causal_lm/fleet.toml --work $(LANGUAGE)/fleet
 
 test: lint $(EXAMPLE)/eval.jsonl
 	$(BIN)/python -m pytest -q

@@ -43,14 +43,14 @@ def test_no_device_of_a_dirichlet_split_stays_without_data(count: int, alpha: fl
 
 @given(LABELS, SHARDS, SEEDS)
 def test_the_same_seed_deals_the_same_shards(labels: list[int], count: int, seed: int) -> None:
-    assert split_iid(len(labels), count, seed=seed) == split_iid(labels, count, seed=seed)
+    assert split_iid(len(labels), count, seed=seed) == split_iid(len(labels), count, seed=seed)
     dealt = [split_dirichlet(labels, count, alpha=0.5, seed=seed) for _ in range(2)]
     assert dealt[0] == dealt[1]
 
 
 def test_another_seed_deals_other_shards() -> None:
     labels = [row % 2 for row in range(100)]
-    assert split_iid(len(labels), 4, seed=0) != split_iid(labels, 4, seed=1)
+    assert split_iid(len(labels), 4, seed=0) != split_iid(len(labels), 4, seed=1)
     assert split_dirichlet(labels, 4, alpha=1.0, seed=0) != split_dirichlet(labels, 4, alpha=1.0, seed=1)
 
 
