@@ -3,7 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXAMPLE := build/examples/movie_reviews
+# onnx, executorch, or both: onnx,executorch
+FORMAT := onnx
+comma := ,
+FAMILY := $(EXAMPLE)/family-$(subst $(comma),-,$(FORMAT))
 LANGUAGE := build/examples/causal_lm
+LANGUAGE_FAMILY := $(LANGUAGE)/family-$(subst $(comma),-,$(FORMAT))
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
@@ -26,11 +31,11 @@ $(EXAMPLE)/eval.jsonl: $(STAMP) examples/movie_reviews/prepare.py
 # A real model, real text, six memory-limited devices. An earlier fleet's state is removed; the family is kept.
 demo: $(EXAMPLE)/eval.jsonl
 	$(BIN)/quadloom export $(EXAMPLE)/model --task sequence-classification --num-labels 2 \
-		--sequence-length 48 --out $(EXAMPLE)/family
-	$(BIN)/quadloom inspect $(EXAMPLE)/family
+		--sequence-length 48 --formats $(FORMAT) --replace --out $(FAMILY)
+	$(BIN)/quadloom inspect $(FAMILY)
 	$(BIN)/python examples/movie_reviews/baselines.py $(EXAMPLE)
 	rm -rf $(EXAMPLE)/fleet
-	$(BIN)/quadloom emulate --fleet examples/movie_reviews/fleet.toml --work $(EXAMPLE)/fleet
+	$(BIN)/quadloom emulate --fleet examples/movie_reviews/fleet.toml --family $(FAMILY) --work $(EXAMPLE)/fleet
 
 $(LANGUAGE)/eval.jsonl: $(EXAMPLE)/eval.jsonl examples/causal_lm/prepare.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gguf]'
@@ -40,13 +45,14 @@ $(LANGUAGE)/eval.jsonl: $(EXAMPLE)/eval.jsonl examples/causal_lm/prepare.py
 # A real language model of 135 M parameters: 93 MB to fetch, 540 MB of weights, some minutes on two cores.
 demo-causal-lm: $(LANGUAGE)/eval.jsonl
 	$(BIN)/quadloom export $(LANGUAGE)/model.gguf --task causal-lm --depths 1,2,4,8 --quantized 0,1,2,4,8 \
-		--batch-size 4 --sequence-length 64 --out $(LANGUAGE)/family
-	$(BIN)/quadloom inspect $(LANGUAGE)/family
+		--batch-size 4 --sequence-length 64 --formats $(FORMAT) --replace --out $(LANGUAGE_FAMILY)
+	$(BIN)/quadloom inspect $(LANGUAGE_FAMILY)
 	rm -rf $(LANGUAGE)/fleet
-	$(BIN)/quadloom emulate --fleet examples/causal_lm/fleet.toml --work $(LANGUAGE)/fleet
+	$(BIN)/quadloom emulate --fleet examples/causal_lm/fleet.toml --family $(LANGUAGE_FAMILY) --work $(LANGUAGE)/fleet
 
 test: lint $(EXAMPLE)/eval.jsonl
 	$(BIN)/python -m pytest -q
+	PYTHON=$(PYTHON) tests/export/ort_training/run.sh
 
 # onnxruntime-training shares a module name with onnxruntime, so its tests have an environment of their own.
 test-ort-training:
@@ -66,4 +72,4 @@ bench: setup
 	$(BIN)/quadloom bench step
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) .venv-ort-training

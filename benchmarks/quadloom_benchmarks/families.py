@@ -63,7 +63,7 @@ def open_family(
     )
     label = "-".join(f"{key.depth}.{key.quantized_layers}" for key in members)
     out = work / name / f"family-{label}"
-    manifest = export_family(str(model), out, settings)
+    manifest = export_family(str(model), out, settings, replace=True)
     return BenchmarkFamily(out, manifest, model)
 
 

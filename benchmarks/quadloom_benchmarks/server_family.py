@@ -48,6 +48,7 @@ def write_server_family(folder: Path) -> FamilyManifest:
 
     manifest = FamilyManifest(
         quadloom_version="0",
+        exporter_sha256="0" * 64,
         model=ModelSpec(source="benchmark", architecture="bert", layers=LAYERS, parameters=1),
         task=TaskSpec(kind="sequence-classification", num_labels=LABELS),
         lora=LoraSpec(rank=RANK, alpha=2 * RANK, target_modules=TARGETS),

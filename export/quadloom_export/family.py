@@ -6,42 +6,33 @@ stopped: members that the folder already holds under the same settings are kept.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 from peft import LoraConfig
 from tokenizers import Tokenizer
 
 from quadloom_export.calibration import Calibration, calibrate, gradient_error
+from quadloom_export.formats.select import format_writers
+from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, FormatWriter, SharedFiles
 from quadloom_export.graph import JointGraph
 from quadloom_export.liveness import plan_memory
-from quadloom_export.lowering.onnx import (
-    IR_VERSION,
-    OPSET,
-    WEIGHTS_NAME,
-    input_specs,
-    lower_to_onnx,
-    output_specs,
-    save_onnx,
-    weight_tensors,
-)
-from quadloom_export.lowering.onnx_arena import planned_arena_bytes
-from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora, find_layers
 from quadloom_export.operations import multiply_adds
 from quadloom_export.passes.quantize import StashFormat, quantized_elements
 from quadloom_export.passes.stash import stash_bytes
 from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
 from quadloom_export.pretrained import load_model
+from quadloom_export.provenance import exporter_sha256
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
 from quadloom_runtime import __version__
 from quadloom_runtime.contract.manifest import (
     BatchSpec,
     BlobReference,
-    EvaluationSpec,
     FamilyManifest,
-    FormatSpec,
+    Format,
     LoraSpec,
     MemberKey,
     MemberSpec,
@@ -49,7 +40,6 @@ from quadloom_runtime.contract.manifest import (
     StashSpec,
 )
 from quadloom_runtime.durable_files import write_atomically
-from quadloom_runtime.engines.onnx import OnnxTrainingEngine
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import (
     MANIFEST_NAME,
@@ -59,10 +49,6 @@ from quadloom_runtime.family_folder import (
     save_manifest,
 )
 
-WEIGHTS_PATH = f"onnx/{WEIGHTS_NAME}"
-EVALUATION_PATH = "onnx/eval.onnx"
-ONNX_MEDIA_TYPE = "application/onnx"
-BINARY_MEDIA_TYPE = "application/octet-stream"
 STAGING_NAME = ".staging"
 """Where the shared files wait until it is certain that the folder does not hold another family."""
 LARGEST_EXACT_ERROR = 1e-4
@@ -77,9 +63,13 @@ def export_family(
     out: Path,
     settings: FamilySettings = DEFAULTS,
     *,
+    replace: bool = False,
     progress: Progress = lambda _line: None,
 ) -> FamilyManifest:
     """Export `source` (hub id or folder) into the folder `out`.
+
+    Args:
+        replace: remove another family that the folder holds; without it that is an error.
 
     Raises:
         QuadloomError: the model, the settings or what lies in `out` does not allow it; the message says which.
@@ -108,12 +98,13 @@ def export_family(
     progress(f"tracing {description.architecture}: {description.layers} layers")
     full, evaluation = training_graph(model, **shape), evaluation_graph(model, **shape)
 
+    writers = format_writers(settings.formats, {name: value.numpy() for name, value in model.trainable.items()})
     staging = out / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        entries = _write_shared_files(staging, model, tokenizer, full, evaluation)
-        manifest = _empty_family(staging, settings, description, model, evaluation, missing=keys)
-        manifest = _take_over_finished(out, manifest)
+        shared = _write_shared_files(staging, model, tokenizer, full, evaluation, writers)
+        manifest = _empty_family(staging, settings, description, model, shared, missing=keys)
+        manifest = _take_over_finished(out, manifest, replace=replace)
         _move_files(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -122,7 +113,7 @@ def export_family(
         model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
     stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
-    for member in _export_members(out, full, entries, calibration, stash_format, manifest.missing):
+    for member in _export_members(out, full, writers, calibration, stash_format, manifest.missing):
         manifest = _with_member(manifest, member)
         save_manifest(out, manifest)
         done, total = len(manifest.members), len(keys)
@@ -148,15 +139,18 @@ def save_adapter(model: LoraModel, folder: Path) -> None:
 
 
 def _write_shared_files(
-    folder: Path, model: LoraModel, tokenizer: Tokenizer, full: JointGraph, evaluation: JointGraph
-) -> dict[str, WeightEntry]:
-    """Write all files but the members; returns where each weight lies."""
-    (folder / "onnx").mkdir(parents=True)
+    folder: Path,
+    model: LoraModel,
+    tokenizer: Tokenizer,
+    full: JointGraph,
+    evaluation: JointGraph,
+    writers: Mapping[Format, FormatWriter],
+) -> tuple[SharedFiles, ...]:
+    """Write all files but the members."""
+    folder.mkdir(parents=True)
     save_adapter(model, folder / "adapter")
     save_tokenizer(tokenizer, folder / "tokenizer")
-    entries = write_weights(folder / WEIGHTS_PATH, weight_tensors(full, evaluation))
-    save_onnx(lower_to_onnx(evaluation, entries), folder / EVALUATION_PATH)
-    return entries
+    return tuple(writer.write_shared(folder, full, evaluation) for writer in writers.values())
 
 
 def _empty_family(
@@ -164,7 +158,7 @@ def _empty_family(
     settings: FamilySettings,
     description: ModelSpec,
     model: LoraModel,
-    evaluation: JointGraph,
+    shared: tuple[SharedFiles, ...],
     *,
     missing: tuple[MemberKey, ...],
 ) -> FamilyManifest:
@@ -175,9 +169,9 @@ def _empty_family(
     def blob(path: str, media_type: str) -> BlobReference:
         return blob_reference(folder, path, media_type=media_type)
 
-    weights = blob(WEIGHTS_PATH, BINARY_MEDIA_TYPE)
     return FamilyManifest(
         quadloom_version=__version__,
+        exporter_sha256=exporter_sha256(),
         model=description,
         task=settings.task_spec,
         lora=LoraSpec(
@@ -187,17 +181,9 @@ def _empty_family(
         stash=StashSpec(bits=settings.bits, group_size=settings.group_size),  # type: ignore[arg-type]  # checked before
         dropout=0.0,
         parameters=model.parameters,
-        formats=(FormatSpec(format="onnx", weights=weights, versions={"opset": OPSET, "ir": IR_VERSION}),),
+        formats=tuple(each.format for each in shared),
         members=(),
-        evaluation=(
-            EvaluationSpec(
-                format="onnx",
-                graph=blob(EVALUATION_PATH, ONNX_MEDIA_TYPE),
-                planned_peak_bytes=planned_arena_bytes(evaluation),
-                inputs=input_specs(evaluation),
-                outputs=output_specs(evaluation),
-            ),
-        ),
+        evaluation=tuple(each.evaluation for each in shared),
         adapter=(
             blob("adapter/adapter_config.json", "application/json"),
             blob("adapter/adapter_model.safetensors", BINARY_MEDIA_TYPE),
@@ -217,17 +203,18 @@ def _move_files(source: Path, target: Path) -> None:
 def _export_members(
     out: Path,
     full: JointGraph,
-    entries: dict[str, WeightEntry],
+    writers: Mapping[Format, FormatWriter],
     calibration: Calibration,
     stash_format: StashFormat,
     keys: tuple[MemberKey, ...],
 ) -> Iterator[MemberSpec]:
-    depth_graph: JointGraph | None = None
-    for key in keys:
-        if depth_graph is None or depth_graph.depth != key.depth:
-            depth_graph = at_depth(full, key.depth)
-        graph = at_quantization(depth_graph, key.quantized_layers, stash_format)
-        yield _export_member(out, key, depth_graph, graph, entries, calibration)
+    """Write the members one by one; `keys` come by depth, then by quantized layers."""
+    for depth, of_depth in groupby(keys, key=lambda key: key.depth):
+        unquantized = at_depth(full, depth)
+        for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
+            graph = at_quantization(unquantized, count, stash_format)
+            for key in of_graph:
+                yield _export_member(out, key, unquantized, graph, writers[key.format], calibration)
 
 
 def _export_member(
@@ -235,13 +222,11 @@ def _export_member(
     key: MemberKey,
     unquantized: JointGraph,
     graph: JointGraph,
-    entries: dict[str, WeightEntry],
+    writer: FormatWriter,
     calibration: Calibration,
 ) -> MemberSpec:
-    path = f"onnx/train-{key.label}.onnx"
-    save_onnx(lower_to_onnx(graph, entries), out / path)
-    inputs, outputs = input_specs(graph), output_specs(graph)
-    engine = OnnxTrainingEngine(out / path, inputs=inputs, outputs=outputs, label=key.label)
+    files = writer.write_member(out, key, graph)
+    engine = writer.open_member(out, key, graph, files)
     found = engine.step(calibration.parameters, calibration.batch).gradients
     trained = tuple(row for row in graph.parameters if row.layer == "head" or row.layer >= graph.layers - key.depth)
     error = gradient_error(calibration.gradients, found, trained)
@@ -253,44 +238,58 @@ def _export_member(
         )
     return MemberSpec(
         key=key,
-        graph=blob_reference(out, path, media_type=ONNX_MEDIA_TYPE),
-        planned_peak_bytes=planned_arena_bytes(graph),
+        graph=files.graph,
+        companions=files.companions,
+        planned_peak_bytes=files.planned_peak_bytes,
         stash_bytes_before=stash_bytes(unquantized),
         stash_bytes_after=stash_bytes(graph),
-        weight_bytes=sum(entries[name].size_bytes for name in graph.inputs_of("frozen")),
+        weight_bytes=graph.weight_bytes,
         forward_operations=multiply_adds(graph, phase="forward"),
         backward_operations=multiply_adds(graph, phase="backward"),
         quantized_elements=quantized_elements(graph),
         gradient_error=error,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=files.inputs,
+        outputs=files.outputs,
         peak_items=plan_memory(graph).items,
     )
 
 
-def _take_over_finished(out: Path, planned: FamilyManifest) -> FamilyManifest:
+def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) -> FamilyManifest:
     """Continue an earlier export of the same family: keep its members whose files are intact.
 
     Raises:
-        QuadloomError: the folder holds another family.
+        QuadloomError: the folder holds another family, which is not to be replaced.
     """
     if not (out / MANIFEST_NAME).exists():
         return planned
     earlier = load_manifest(out)
     bare = {"members": (), "missing": ()}
     if earlier.model_copy(update=bare) != planned.model_copy(update=bare):
-        raise QuadloomError(
-            f"{out} holds a family with other settings or other weights",
-            remedy="name another --out folder, or remove this one first",
-        )
+        if not replace:
+            raise QuadloomError(
+                f"{out} holds a family with other settings or other weights, or of another version of the exporter",
+                remedy="name another --out folder, or give --replace to remove what is there",
+            )
+        (out / MANIFEST_NAME).unlink()
+        for blob in earlier.blobs():
+            (out / blob.path).unlink(missing_ok=True)
+        return planned
     for member in earlier.members:
-        path = out / member.graph.path
-        if member.key in planned.missing and path.is_file() and file_sha256(path) == member.graph.sha256:
+        if member.key in planned.missing and all(_is_intact(out, blob) for blob in (member.graph, *member.companions)):
             planned = _with_member(planned, member)
     return planned
 
 
+def _is_intact(folder: Path, blob: BlobReference) -> bool:
+    path = folder / blob.path
+    return path.is_file() and file_sha256(path) == blob.sha256
+
+
 def _with_member(manifest: FamilyManifest, member: MemberSpec) -> FamilyManifest:
-    members = sorted([*manifest.members, member], key=lambda each: (each.key.depth, each.key.quantized_layers))
+    formats = [each.format for each in manifest.formats]
+    members = sorted(
+        [*manifest.members, member],
+        key=lambda each: (each.key.depth, each.key.quantized_layers, formats.index(each.key.format)),
+    )
     missing = tuple(key for key in manifest.missing if key != member.key)
     return manifest.model_copy(update={"members": tuple(members), "missing": missing})

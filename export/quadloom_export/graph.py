@@ -77,6 +77,11 @@ class JointGraph:
         return {node.meta["key"]: node for node in self.inputs if node.meta["role"] == role}
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the frozen tensors that the graph reads."""
+        return sum(self.frozen[key].nbytes for key in self.inputs_of("frozen"))
+
+    @property
     def results(self) -> dict[str, fx.Node]:
         """Output name -> node."""
         return dict(zip(self.outputs, self.graph.output_node().args[0], strict=True))  # type: ignore[arg-type]

@@ -1,10 +1,11 @@
 """What to export, and the refusal of what makes no sense."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import nn
 
-from quadloom_runtime.contract.manifest import MemberKey, TaskKind, TaskSpec
+from quadloom_runtime.contract.manifest import Format, MemberKey, TaskKind, TaskSpec
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -16,6 +17,7 @@ class FamilySettings:
         num_labels: classes of a sequence classification.
         depths: LoRA depths, None for all of them.
         quantized: quantized-layer counts, used where they do not exceed the depth; None for all.
+        formats: what the members are made for; each gets every member.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
         group_size: stash elements that share a scale.
     """
@@ -24,6 +26,7 @@ class FamilySettings:
     num_labels: int = 2
     depths: tuple[int, ...] | None = None
     quantized: tuple[int, ...] | None = None
+    formats: tuple[Format, ...] = ("onnx",)
     rank: int = 8
     alpha: float = 16.0
     target_modules: tuple[str, ...] = ("query", "value")
@@ -55,6 +58,10 @@ def check_settings(settings: FamilySettings) -> None:
             raise QuadloomError(
                 f"{name.replace('_', ' ')} {getattr(settings, name)} is too small", remedy=f"use {least} or more"
             )
+    if not settings.formats or not set(settings.formats) <= set(get_args(Format)):
+        raise QuadloomError(
+            f"formats {list(settings.formats)} cannot be exported", remedy=f"choose from: {', '.join(get_args(Format))}"
+        )
     if settings.bits not in (4, 8):
         raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8 or 4")
     if settings.alpha <= 0:
@@ -62,7 +69,7 @@ def check_settings(settings: FamilySettings) -> None:
 
 
 def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ...]:
-    """Every (depth, quantized layers) of the family, shallow first.
+    """Every (depth, quantized layers) of the family in every format, shallow first.
 
     Raises:
         QuadloomError: a depth above the number of layers, a quantized-layer count above every depth, or no member.
@@ -82,10 +89,11 @@ def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ..
             remedy="quantize at most as many layers as are trained (q <= d)",
         )
     keys = tuple(
-        MemberKey(depth=depth, quantized_layers=count)
+        MemberKey(depth=depth, quantized_layers=count, format=name)
         for depth in sorted(set(depths))
         for count in range(depth + 1)
         if settings.quantized is None or count in settings.quantized
+        for name in dict.fromkeys(settings.formats)
     )
     if not keys:
         raise QuadloomError(

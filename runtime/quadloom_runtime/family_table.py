@@ -15,7 +15,7 @@ def family_table(manifest: FamilyManifest) -> str:
         f"{len(lora.target_modules)} modules; batch {batch.batch_size} x {batch.sequence_length}; "
         f"stash INT{stash.bits} in groups of {stash.group_size}; dropout {manifest.dropout:g}; {weights}",
         "",
-        f"{'depth':>5} {'q':>3} {'format':>8} {'planned MB':>11} {'stash MB before':>16} {'after':>7} "
+        f"{'depth':>5} {'q':>3} {'format':>12} {'planned MB':>11} {'stash MB before':>16} {'after':>7} "
         f"{'gradient error':>15} {'worst cosine':>13} {'file kB':>8}",
     ]
     lines += [_row(member) for member in manifest.members]
@@ -30,7 +30,7 @@ def member_table(member: MemberSpec) -> str:
     """The figures of one member."""
     error = member.gradient_error
     rows = {
-        "member": f"{member.key.label} ({member.key.format})",
+        "member": f"{member.key.stem} ({member.key.format})",
         "planned peak": f"{_mb(member.planned_peak_bytes)} MB",
         "stash": f"{_mb(member.stash_bytes_before)} MB -> {_mb(member.stash_bytes_after)} MB",
         "weights read": f"{_mb(member.weight_bytes)} MB",
@@ -63,13 +63,14 @@ def memory_table(member: MemberSpec) -> str:
 
 
 def find_member(manifest: FamilyManifest, text: str) -> MemberSpec:
-    """The member that ``"6,4"`` names.
+    """The member that ``"6,4"`` names; ``"6,4,executorch"`` in a family of several formats.
 
     Raises:
         QuadloomError: not a pair of numbers, or no such member.
     """
     for member in manifest.members:
-        if f"{member.key.depth},{member.key.quantized_layers}" == text.replace(" ", ""):
+        name = f"{member.key.depth},{member.key.quantized_layers}"
+        if text.replace(" ", "") in (name, f"{name},{member.key.format}"):
             return member
     have = " ".join(f"{each.key.depth},{each.key.quantized_layers}" for each in manifest.members)
     raise QuadloomError(f"the family has no member {text!r}", remedy=f"choose one of: {have}")
@@ -82,7 +83,7 @@ def _task(task: TaskSpec) -> str:
 def _row(member: MemberSpec) -> str:
     key, error = member.key, member.gradient_error
     return (
-        f"{key.depth:5d} {key.quantized_layers:3d} {key.format:>8} {_mb(member.planned_peak_bytes):>11} "
+        f"{key.depth:5d} {key.quantized_layers:3d} {key.format:>12} {_mb(member.planned_peak_bytes):>11} "
         f"{_mb(member.stash_bytes_before):>16} {_mb(member.stash_bytes_after):>7} {100 * error.relative_l2:13.3f} % "
         f"{error.worst_cosine:13.5f} {member.graph.size_bytes / 1e3:8.0f}"
     )

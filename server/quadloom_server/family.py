@@ -78,5 +78,5 @@ def open_family(folder: Path) -> ServedFamily:
 def _warnings(manifest: FamilyManifest) -> tuple[str, ...]:
     if not manifest.missing:
         return ()
-    labels = ", ".join(f"{key.label} ({key.format})" for key in manifest.missing)
+    labels = ", ".join(key.label for key in manifest.missing)
     return (f"the family is incomplete, {len(manifest.missing)} members cannot be assigned: {labels}",)

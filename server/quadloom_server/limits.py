@@ -18,6 +18,8 @@ class Limits:
         body_stall_s: seconds for which a body may stand still; also its grace before the rate below is asked for.
         body_bytes_per_s: average rate below which a body is cut off.
         header_timeout_s: seconds within which the head of a request must be complete.
+        read_timeout_s: seconds for which a client may leave the buffer of its answer full.
+        max_connections: connections at once; one more is answered 503 and closed.
     """
 
     requests_per_minute: float = 600.0
@@ -27,6 +29,8 @@ class Limits:
     body_stall_s: float = 20.0
     body_bytes_per_s: float = 1000.0
     header_timeout_s: float = 20.0
+    read_timeout_s: float = 60.0
+    max_connections: int = 4096
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -9,8 +9,8 @@ import uvicorn
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.api.app import create_app
-from quadloom_server.header_timeout import protocol_with_header_timeout
 from quadloom_server.limits import Limits
+from quadloom_server.patience import protocol_with_patience
 from quadloom_server.rounds.background import BackgroundWorker
 from quadloom_server.rounds.machine import Rounds
 from quadloom_server.store.failures import DamagedDatabaseError
@@ -77,7 +77,8 @@ def run_server(
 
     config = uvicorn.Config(
         create_app(rounds, limits=limits, tick=tick, on_damage=end_with),
-        http=protocol_with_header_timeout(limits.header_timeout_s),
+        http=protocol_with_patience(header_timeout_s=limits.header_timeout_s, read_timeout_s=limits.read_timeout_s),
+        limit_concurrency=limits.max_connections,
         ws="none",
         log_level="warning",
         access_log=False,

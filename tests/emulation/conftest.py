@@ -13,7 +13,7 @@ WORDS = ("good", "great", "fine", "bad", "awful", "poor", "film", "plot", "scene
 
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A family of a random two-layer BERT with members (0, 0), (1, 0) and (1, 1)."""
+    """A family of a random two-layer BERT with members (0, 0), (1, 0) and (1, 1), in ONNX and ExecuTorch."""
     import torch
     from tokenizers import Tokenizer, pre_tokenizers, processors
     from tokenizers.models import WordLevel
@@ -40,7 +40,9 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=16,
     )
     BertModel(config).save_pretrained(folder / "model")
-    settings = FamilySettings(depths=(0, 1), rank=4, alpha=8.0, batch_size=8, sequence_length=8)
+    settings = FamilySettings(
+        depths=(0, 1), rank=4, alpha=8.0, batch_size=8, sequence_length=8, formats=("onnx", "executorch")
+    )
     export_family(str(folder / "model"), folder / "family", settings)
     return folder / "family"
 

@@ -109,6 +109,21 @@ def test_a_fleet_learns_ends_at_the_target_and_shows_what_every_device_and_round
     assert "target accuracy 0.9: reached" in output
 
 
+def test_devices_of_different_engines_train_one_model(
+    tmp_path: Path, tiny_family: Path, separable_text: Path, start: Start
+) -> None:
+    devices = "".join(
+        f'[[device]]\nprofile = "laptop"\nname = "{name}"\nformats = ["{name}"]\n' for name in ("onnx", "executorch")
+    )
+    task = "rounds = 8\ntarget_accuracy = 0.9\nlocal_epochs = 4"
+    process = start(write_fleet(tmp_path, tiny_family, separable_text, task=task, devices=devices))
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
+    for name in ("onnx", "executorch"):
+        assigned = {each["member"] for each in events(tmp_path / "work", f"{name}-1") if each["event"] == "assigned"}
+        assert assigned == {"d01-q00" if name == "onnx" else "d01-q00 executorch"}
+
+
 def test_a_target_that_is_not_reached_makes_the_command_fail_after_its_tables(
     tmp_path: Path, tiny_family: Path, start: Start
 ) -> None:

@@ -30,6 +30,11 @@ def test_paths_are_relative_to_the_fleet_file_wherever_the_command_runs(tmp_path
     assert fleet.data.eval.resolve() == tmp_path.parent / "eval.jsonl"
 
 
+def test_a_family_given_besides_takes_the_place_of_the_files(tmp_path: Path) -> None:
+    path = written(tmp_path, TASK + DATA + DEVICE)
+    assert load_fleet(path, family=Path("other")).task.family == Path("other")
+
+
 def test_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
     fleet = load_fleet(written(tmp_path, '[task]\nfamily = "/models/family"\n' + DATA + DEVICE))
     assert fleet.task.family == Path("/models/family")
@@ -46,12 +51,14 @@ def test_what_a_section_leaves_out_comes_from_its_profile(tmp_path: Path) -> Non
 def test_what_a_section_gives_reaches_every_one_of_its_devices(tmp_path: Path) -> None:
     section = (
         DEVICE + 'count = 2\nname = "kiosk"\nmemory_limit = "1.5MiB"\nthreads = 3\nslowdown = 2.5\nlink_mbps = 8\n'
+        'formats = ["executorch", "onnx"]\n'
     )
     first, second = fleet_devices(fleet_of(tmp_path, section))
     assert (first.name, second.name) == ("kiosk-1", "kiosk-2")
     assert first.options == second.options
     options = dict(zip(first.options[::2], first.options[1::2], strict=True))
     assert options.pop("--profile") == "phone-mid"
+    assert options.pop("--formats") == "executorch,onnx"
     assert {name: float(value) for name, value in options.items()} == {
         "--memory-limit": 1.5 * 2**20,
         "--threads": 3,

@@ -173,6 +173,24 @@ def test_a_folder_with_another_family_is_refused_and_left_intact(source, tmp_pat
     assert contents(tmp_path) == contents(family[0])
 
 
+def test_another_family_is_replaced_only_when_asked_to(source, tmp_path, family):
+    shutil.copytree(family[0], tmp_path, dirs_exist_ok=True)
+    other = replace(SETTINGS, rank=2, quantized=(0,))
+    manifest = export_family(str(source), tmp_path, other, replace=True)
+    assert altered_files(tmp_path, manifest) == []
+    assert set(contents(tmp_path)) - {"adapter/README.md"} == {"family.json", *(each.path for each in manifest.blobs())}
+    lines = []
+    assert export_family(str(source), tmp_path, other, replace=True, progress=lines.append) == manifest
+    assert not [line for line in lines if line.startswith("[")], "the same family is kept"
+
+
+def test_members_of_another_version_of_the_exporter_are_not_taken_over(source, tmp_path, family, monkeypatch):
+    shutil.copytree(family[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("quadloom_export.family.exporter_sha256", lambda: "1" * 64)
+    with pytest.raises(QuadloomError, match="another version of the exporter"):
+        export_family(str(source), tmp_path, SETTINGS)
+
+
 def test_a_killed_export_continues_in_another_process_with_the_same_bytes(source, tmp_path, family):
     """Sets are ordered by a hash that changes from process to process; none of it may reach the files."""
     words = [sys.executable, "-c", "from quadloom_runtime.cli import main; raise SystemExit(main())", "export"]

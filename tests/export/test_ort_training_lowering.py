@@ -11,15 +11,9 @@ from quadloom_export.lowering.onnx_layout import default_execution_order
 from quadloom_export.lowering.ort_checkpoint import checkpoint_bytes
 from quadloom_export.lowering.ort_training import save_ort_training, trained_names, training_model
 from quadloom_runtime.engines.onnx_files import check_graph_files
-from quadloom_runtime.engines.ort_training import (
-    CHECKPOINT_NAME,
-    EVALUATION_NAME,
-    OPTIMIZER_NAME,
-    TRAINING_NAME,
-)
+from quadloom_runtime.engines.ort_training import CHECKPOINT_SUFFIX
 
 LAYERS = 3
-LOCATION = "../../onnx/weights.bin"
 
 
 def executed(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -35,7 +29,7 @@ def member(request, bert):
 
 
 def test_only_accumulators_are_added_and_each_runs_right_after_its_gradient(bert, member):
-    packaged = executed(training_model(member, bert.weights, location=LOCATION))
+    packaged = executed(training_model(member, bert.weights))
     plain = executed(lower_to_onnx(member, bert.weights))
     assert [node.name for node in packaged if node.op_type != "InPlaceAccumulatorV2"] == [node.name for node in plain]
     accumulated = set()
@@ -49,7 +43,7 @@ def test_only_accumulators_are_added_and_each_runs_right_after_its_gradient(bert
 
 
 def test_inputs_and_outputs_follow_the_training_api(bert, member):
-    graph = training_model(member, bert.weights, location=LOCATION).graph
+    graph = training_model(member, bert.weights).graph
     trained = trained_names(member)
     shapes = {row.name: row.shape for row in member.parameters}
     found = {each.name: tuple(size.dim_value for size in each.type.tensor_type.shape.dim) for each in graph.input}
@@ -61,30 +55,15 @@ def test_inputs_and_outputs_follow_the_training_api(bert, member):
     assert [each.name for each in graph.output] == ["loss", "correct_count", "example_count", *flags]
 
 
-def test_all_graphs_share_the_familys_weights_file_and_the_checkpoint_holds_none_of_it(bert, tmp_path):
-    folder, weights = tmp_path / "ort-training" / "d01-q00", tmp_path / "onnx" / "weights.bin"
-    weights.parent.mkdir()
+def test_the_graph_reads_the_weights_beside_it_and_the_checkpoint_holds_none_of_them(bert, tmp_path):
+    graph, weights = tmp_path / "ort-train-d01-q00.onnx", tmp_path / "weights.bin"
     weights.write_bytes((bert.folder / "weights.bin").read_bytes())
     parameters = {name: value.numpy() for name, value in bert.parameters().items()}
-    save_ort_training(
-        folder,
-        bert.member(1),
-        bert.evaluation,
-        parameters,
-        weights_file=weights,
-        weights=bert.weights,
-    )
-    check_graph_files(folder / OPTIMIZER_NAME, weights)
-    for name in (TRAINING_NAME, EVALUATION_NAME):
-        check_graph_files(folder / name, weights)
-        model = onnx.load(folder / name, load_external_data=False)
-        external = [each for each in model.graph.initializer if each.external_data]
-        assert external
-        assert {entry.value for each in external for entry in each.external_data if entry.key == "location"} == {
-            LOCATION
-        }
-    assert {each.name for each in folder.iterdir()} == {TRAINING_NAME, EVALUATION_NAME, OPTIMIZER_NAME, CHECKPOINT_NAME}
-    content = (folder / CHECKPOINT_NAME).read_bytes()
+    save_ort_training(graph, bert.member(1), parameters, weights=bert.weights)
+    check_graph_files(graph, weights)
+    assert [each for each in onnx.load(graph, load_external_data=False).graph.initializer if each.external_data]
+    assert {each.suffix for each in tmp_path.iterdir()} == {".onnx", ".bin", CHECKPOINT_SUFFIX}
+    content = graph.with_suffix(CHECKPOINT_SUFFIX).read_bytes()
     assert len(content) < sum(value.nbytes for value in parameters.values()) + 256 * (len(parameters) + 1)
     for name, value in parameters.items():
         assert name.encode() in content

@@ -165,6 +165,7 @@ def _manifest(folder: Path, members: tuple[MemberSpec, ...]) -> FamilyManifest:
     adapter = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
     return FamilyManifest(
         quadloom_version="0",
+        exporter_sha256="0" * 64,
         model=ModelSpec(source="tiny/model", architecture="Tiny", layers=LAYERS, parameters=1),
         task=TaskSpec(kind="sequence-classification", num_labels=LABELS),
         lora=LoraSpec(rank=4, alpha=8, target_modules=("layer",)),

@@ -209,6 +209,7 @@ def write_family(folder: Path, *, missing: tuple[MemberKey, ...] = ()) -> Family
     keys = [MemberKey(depth=depth, quantized_layers=q) for depth, q in ((0, 0), (1, 0), (1, 1))]
     manifest = FamilyManifest(
         quadloom_version="0",
+        exporter_sha256="0" * 64,
         model=ModelSpec(source="tiny/model", architecture="TinyForSequenceClassification", layers=1, parameters=144),
         task=TaskSpec(kind="sequence-classification", num_labels=LABELS),
         lora=LoraSpec(rank=4, alpha=8, target_modules=("layer",)),

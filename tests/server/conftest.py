@@ -76,6 +76,7 @@ def write_family(
     parameters: tuple[ParameterSpec, ...] | None = None,
     adapter_config: Mapping[str, object] | None = None,
     missing: tuple[MemberKey, ...] = (),
+    weights: bytes | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a complete family whose graphs are random bytes; the adapter is random float32."""
@@ -87,7 +88,7 @@ def write_family(
     save_file(tensors, folder / "adapter/adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter_config or {"peft_type": "LORA"}))
     (folder / "tokenizer/tokenizer.json").write_text("{}")
-    (folder / "onnx/weights.bin").write_bytes(random.bytes(300_000))
+    (folder / "onnx/weights.bin").write_bytes(random.bytes(300_000) if weights is None else weights)
     keys = [MemberKey(depth=depth, quantized_layers=quantized) for depth, quantized in PLANNED_MEGABYTES]
     members = []
     for key in [each for each in keys if each not in missing]:
@@ -128,6 +129,7 @@ def _manifest(
     return FamilyManifest.model_validate(
         {
             "quadloom_version": "0",
+            "exporter_sha256": "0" * 64,
             "model": ModelSpec(source="tiny/<bert>", architecture="bert", layers=LAYERS, parameters=1),
             "task": TaskSpec(kind="sequence-classification", num_labels=2),
             "lora": LoraSpec(rank=2, alpha=4, target_modules=TARGETS),

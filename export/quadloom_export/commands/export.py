@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequence-length", type=int, default=64)
     parser.add_argument("--bits", type=int, choices=[8, 4], default=8, help="bits per quantized stash element")
     parser.add_argument("--group-size", type=int, default=64, help="stash elements that share a scale")
-    parser.add_argument("--formats", choices=["onnx"], default="onnx")
+    parser.add_argument(
+        "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, or several: onnx,executorch"
+    )
+    parser.add_argument("--replace", action="store_true", help="remove another family that DIR holds")
     parser.add_argument("--seed", type=int, default=0, help="of the fresh head and adapters")
     parser.add_argument(
         "--signing-key", type=Path, metavar="FILE", help="sign the family with this private key, see `quadloom keys`"
@@ -51,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_labels=arguments.num_labels,
         depths=depths,
         quantized=quantized,
+        formats=tuple(arguments.formats.split(",")),
         rank=arguments.rank,
         alpha=arguments.alpha,
         target_modules=tuple(arguments.target_modules.split(",")),
@@ -62,14 +66,20 @@ def run(arguments: argparse.Namespace) -> int:
     )
     signing_key = None if arguments.signing_key is None else load_private_key(arguments.signing_key)
     started = time.monotonic()
-    manifest = export_family(arguments.model, arguments.out, settings, progress=lambda line: print(line, flush=True))
+    manifest = export_family(
+        arguments.model,
+        arguments.out,
+        settings,
+        replace=arguments.replace,
+        progress=lambda line: print(line, flush=True),
+    )
     if signing_key is not None:
         write_signature(arguments.out, signing_key)
-    weight_bytes = manifest.format_spec("onnx").weights.size_bytes
+    weight_bytes = sum(blob.size_bytes for blob in {each.weights for each in manifest.formats})
     total_bytes = sum(blob.size_bytes for blob in manifest.blobs())
     print(
         f"{len(manifest.members)} members in {arguments.out}: {total_bytes / 1e6:.1f} MB in all, "
-        f"{100 * (total_bytes / weight_bytes - 1):.1f} % more than one copy of the weights; "
+        f"{100 * (total_bytes / weight_bytes - 1):.1f} % more than the weights; "
         f"{time.monotonic() - started:.0f} s"
     )
     return 0

@@ -56,15 +56,14 @@ def lower_to_onnx(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> Mode
     Raises:
         QuadloomError: an operator without a translation.
     """
-    return translate_graph(joint, weights, location=WEIGHTS_NAME).model()
+    return translate_graph(joint, weights).model()
 
 
-def translate_graph(joint: JointGraph, weights: Mapping[str, WeightEntry], *, location: str) -> Translation:
+def translate_graph(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> Translation:
     """Translate node by node.
 
     Args:
-        weights: where each frozen tensor lies in the weights file.
-        location: path of that file from the folder of the model file.
+        weights: where each frozen tensor lies in `WEIGHTS_NAME`, which must stand beside the model file.
 
     Raises:
         QuadloomError: an operator without a translation.
@@ -75,7 +74,7 @@ def translate_graph(joint: JointGraph, weights: Mapping[str, WeightEntry], *, lo
         key = node.meta["key"]
         out.bind(node, key)
         if node.meta["role"] == "frozen":
-            external.append(_external(key, joint.frozen[key], weights[key], location))
+            external.append(_external(key, joint.frozen[key], weights[key]))
         else:
             inputs.append(value_info(key, node))
     for node in joint.nodes:
@@ -124,10 +123,10 @@ def _name_results(out: OnnxEmitter, joint: JointGraph) -> None:
         each.output[:] = [renamed.get(name, name) for name in each.output]
 
 
-def _external(name: str, value: Tensor, entry: WeightEntry, location: str) -> TensorProto:
+def _external(name: str, value: Tensor, entry: WeightEntry) -> TensorProto:
     tensor = TensorProto(name=name, data_type=ONNX_TYPES[value.dtype], dims=list(value.shape))
     tensor.data_location = TensorProto.EXTERNAL
-    fields = {"location": location, "offset": entry.offset, "length": entry.size_bytes}
+    fields = {"location": WEIGHTS_NAME, "offset": entry.offset, "length": entry.size_bytes}
     for key, number in fields.items():
         tensor.external_data.add(key=key, value=str(number))
     return tensor

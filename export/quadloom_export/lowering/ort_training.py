@@ -8,7 +8,6 @@ parameters, and says which of them are trained; the optimizer is a graph of its 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os.path import relpath
 from pathlib import Path
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
@@ -17,7 +16,7 @@ from quadloom_export.graph import GRADIENT_PREFIX, JointGraph
 from quadloom_export.lowering.onnx import IR_VERSION, OPSET, Translation, save_onnx, translate_graph
 from quadloom_export.lowering.ort_checkpoint import FloatArrays, save_checkpoint
 from quadloom_export.lowering.weights import WeightEntry
-from quadloom_runtime.engines.ort_training import CHECKPOINT_NAME, EVALUATION_NAME, OPTIMIZER_NAME, TRAINING_NAME
+from quadloom_runtime.engines.ort_training import CHECKPOINT_SUFFIX
 
 RESET = "lazy_reset_grad"
 OPTIMIZER_STEP, OPTIMIZER_RATE = "step", "learning_rate"
@@ -37,32 +36,21 @@ class AdamWSettings:
 
 
 def save_ort_training(
-    folder: Path,
-    training: JointGraph,
-    evaluation: JointGraph,
-    parameters: FloatArrays,
-    *,
-    weights_file: Path,
-    weights: Mapping[str, WeightEntry],
-    optimizer: AdamWSettings = AdamWSettings(),
+    path: Path, training: JointGraph, parameters: FloatArrays, weights: Mapping[str, WeightEntry]
 ) -> None:
-    """Write one member's folder: training, evaluation and optimizer graphs, and the checkpoint.
+    """Write one member: the training graph at `path`, and the checkpoint beside it.
 
     Args:
         parameters: initial value per row of the parameter table.
-        weights_file, weights: the file that all graphs share, and where each tensor lies in it.
+        weights: where each frozen tensor lies in the weights file, which must stand beside the graph.
 
     Raises:
         QuadloomError: an operator without a translation.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    location = Path(relpath(weights_file, folder)).as_posix()
-    save_onnx(training_model(training, weights, location=location), folder / TRAINING_NAME)
-    save_onnx(translate_graph(evaluation, weights, location=location).model(), folder / EVALUATION_NAME)
-    save_onnx(optimizer_model(optimizer), folder / OPTIMIZER_NAME)
+    save_onnx(training_model(training, weights), path)
     trained = trained_names(training)
     save_checkpoint(
-        folder / CHECKPOINT_NAME,
+        path.with_suffix(CHECKPOINT_SUFFIX),
         trained={name: parameters[name] for name in trained},
         untrained={row.name: parameters[row.name] for row in training.parameters if row.name not in trained},
     )
@@ -73,9 +61,9 @@ def trained_names(joint: JointGraph) -> list[str]:
     return [name.removeprefix(GRADIENT_PREFIX) for name in joint.outputs if name.startswith(GRADIENT_PREFIX)]
 
 
-def training_model(joint: JointGraph, weights: Mapping[str, WeightEntry], *, location: str) -> ModelProto:
+def training_model(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> ModelProto:
     """The training graph; its gradients go into the buffers of the training API."""
-    plain = translate_graph(joint, weights, location=location)
+    plain = translate_graph(joint, weights)
     _follow_naming(plain.nodes)
     gradients = {f"{name}_grad": name for name in trained_names(joint)}
     shapes = {each.name: each for each in plain.inputs}
@@ -94,7 +82,7 @@ def training_model(joint: JointGraph, weights: Mapping[str, WeightEntry], *, loc
     ).model()
 
 
-def optimizer_model(settings: AdamWSettings) -> ModelProto:
+def optimizer_model(settings: AdamWSettings = AdamWSettings()) -> ModelProto:
     """AdamW over all trained parameters, with the formula of `torch.optim.AdamW`."""
     node = helper.make_node(
         "AdamWOptimizer",

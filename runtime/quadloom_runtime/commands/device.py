@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text-field", default="text", help="field of the text (default %(default)s)")
     parser.add_argument("--label-field", default="label", help="field of the label (default %(default)s)")
+    parser.add_argument(
+        "--formats",
+        metavar="LIST",
+        help="formats to train with, the preferred one first, e.g. executorch,onnx; default: all that are installed",
+    )
     parser.add_argument("--events", type=Path, metavar="FILE", help="append machine-readable events to FILE")
 
 
@@ -87,6 +92,7 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples
     from quadloom_runtime.administration import read_secret
     from quadloom_runtime.contract.wire import Capabilities, DeviceDescription
     from quadloom_runtime.device.agent import DeviceOptions
+    from quadloom_runtime.engines.installed import choose_formats
     from quadloom_runtime.errors import QuadloomError
     from quadloom_runtime.keys import load_public_key
     from quadloom_runtime.units import parse_bytes
@@ -97,7 +103,7 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", *, examples
         raise QuadloomError(f"--slowdown is {slowdown:g}", remedy="give 1 or more; nothing makes this machine faster")
     try:
         capabilities = Capabilities(
-            formats=("onnx",),
+            formats=choose_formats(arguments.formats),
             memory_limit_bytes=parse_bytes(arguments.memory_limit)
             if arguments.memory_limit
             else chosen.memory_limit_bytes,

@@ -18,6 +18,7 @@ FamilyPath = Annotated[
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Extent = Annotated[int, Field(ge=0, le=2**32)]
 LONGEST_SHAPE: Final = 8
+MOST_COMPANIONS: Final = 16
 Text = Annotated[str, StringConstraints(max_length=500)]
 Format = Literal["onnx", "executorch", "ort-training"]
 TaskKind = Literal["sequence-classification", "causal-lm"]
@@ -102,9 +103,14 @@ class MemberKey(Value):
         return self
 
     @property
-    def label(self) -> str:
-        """Short name used in file names and messages, e.g. ``d06-q04``."""
+    def stem(self) -> str:
+        """Name within its format, used in file names, e.g. ``d06-q04``."""
         return f"d{self.depth:02d}-q{self.quantized_layers:02d}"
+
+    @property
+    def label(self) -> str:
+        """Short name used in messages: ``d06-q04``, and ``d06-q04 executorch`` for another format than ONNX."""
+        return self.stem if self.format == "onnx" else f"{self.stem} {self.format}"
 
 
 class MemberSpec(Value):
@@ -112,6 +118,7 @@ class MemberSpec(Value):
 
     Attributes:
         graph: the graph file (weights are in the format's shared blob).
+        companions: further files that this member alone needs, beside the graph.
         planned_peak_bytes: peak of one step as the engine's allocator will see it, weights excluded: what is alive at
             once, which `peak_items` sum up to, and the allocator's fragmentation.
         measured_peak_bytes: peak of one step measured in a fresh process, None when not measured.
@@ -124,6 +131,7 @@ class MemberSpec(Value):
 
     key: MemberKey
     graph: BlobReference
+    companions: tuple[BlobReference, ...] = Field(default=(), max_length=MOST_COMPANIONS)
     planned_peak_bytes: Count
     measured_peak_bytes: Count | None = None
     stash_bytes_before: Count
@@ -206,10 +214,16 @@ class StashSpec(Value):
 
 
 class FamilyManifest(Value):
-    """Everything about a family. `missing` names members that were planned but are not exported yet."""
+    """Everything about a family.
+
+    Attributes:
+        exporter_sha256: digest of the exporter's code: two exports by the same code give the same members.
+        missing: members that were planned but are not exported yet.
+    """
 
     schema_version: Literal[1] = MANIFEST_SCHEMA_VERSION
     quadloom_version: Text
+    exporter_sha256: Sha256
     model: ModelSpec
     task: TaskSpec
     lora: LoraSpec
@@ -234,7 +248,7 @@ class FamilyManifest(Value):
         found = [*self.adapter, *self.tokenizer]
         found += [each.weights for each in self.formats]
         found += [each.graph for each in self.evaluation]
-        found += [each.graph for each in self.members]
+        found += [blob for each in self.members for blob in (each.graph, *each.companions)]
         return tuple(found)
 
     def blobs(self) -> tuple[BlobReference, ...]:
@@ -242,8 +256,8 @@ class FamilyManifest(Value):
         return tuple({blob.path: blob for blob in self.every_blob()}.values())
 
     def files_for(self, member: MemberSpec) -> tuple[BlobReference, ...]:
-        """What a device fetches to train `member`: graph, weights, tokenizer."""
-        return (member.graph, self.format_spec(member.key.format).weights, *self.tokenizer)
+        """What a device fetches to train `member`: graph, what goes with it, weights, tokenizer."""
+        return (member.graph, *member.companions, self.format_spec(member.key.format).weights, *self.tokenizer)
 
     def format_spec(self, name: Format) -> FormatSpec:
         """The shared part of one format; KeyError when the family does not hold it."""

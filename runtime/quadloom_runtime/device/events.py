@@ -74,6 +74,7 @@ class EventLog:
             member=key.label,
             depth=key.depth,
             quantized_layers=key.quantized_layers,
+            format=key.format,
             reason=assignment.reason,
         )
 

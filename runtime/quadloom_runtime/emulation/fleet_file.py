@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from quadloom_runtime.contract.manifest import Format
 from quadloom_runtime.emulation.profiles import DeviceProfile, profile
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.units import parse_bytes
@@ -60,6 +61,7 @@ class DeviceSection(Section):
     threads: int | None = Field(default=None, ge=1)
     slowdown: float | None = Field(default=None, ge=1)
     link_mbps: float | None = Field(default=None, gt=0)
+    formats: tuple[Format, ...] | None = Field(default=None, min_length=1)
 
 
 class FleetFile(Section):
@@ -79,8 +81,11 @@ class FleetDevice(Section):
     options: tuple[str, ...]
 
 
-def load_fleet(path: Path) -> FleetFile:
+def load_fleet(path: Path, *, family: Path | None = None) -> FleetFile:
     """Read and check a fleet file; its paths come out relative to the working directory.
+
+    Args:
+        family: takes the place of the family that the file names.
 
     Raises:
         QuadloomError: unreadable, not TOML, or a value that is missing, unknown or out of range.
@@ -100,7 +105,7 @@ def load_fleet(path: Path) -> FleetFile:
             f"fleet file {path}: {where}: {first['msg']} (got {first['input']!r})", remedy="correct that entry"
         ) from None
     base = path.parent
-    task = fleet.task.model_copy(update={"family": base / fleet.task.family})
+    task = fleet.task.model_copy(update={"family": family or base / fleet.task.family})
     data = fleet.data.model_copy(update={"train": base / fleet.data.train, "eval": base / fleet.data.eval})
     return fleet.model_copy(update={"task": task, "data": data})
 
@@ -145,6 +150,7 @@ def _device(section: DeviceSection, kind: DeviceProfile, name: str) -> FleetDevi
         ("--threads", section.threads),
         ("--slowdown", section.slowdown),
         ("--link-mbps", section.link_mbps),
+        ("--formats", None if section.formats is None else ",".join(section.formats)),
     ):
         if value is not None:
             options += [flag, str(value)]

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, TensorSpec
+from quadloom_runtime.contract.manifest import TensorSpec
 from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
 from quadloom_runtime.engines.ort_package import refuse_mixture
 from quadloom_runtime.errors import MissingExtraError, QuadloomError, StepOutOfMemoryError
@@ -31,21 +31,6 @@ class OnnxTrainingEngine:
         self._inputs = [spec.name for spec in inputs]
         self._outputs = [spec.name for spec in outputs]
         self._label = label
-
-    @classmethod
-    def open(cls, folder: Path, manifest: FamilyManifest, key: MemberKey, *, threads: int = 1) -> "OnnxTrainingEngine":
-        """Load one member of a family folder.
-
-        Raises:
-            QuadloomError: the family has no such member, or its files cannot be loaded.
-        """
-        member = next((each for each in manifest.members if each.key == key), None)
-        if member is None:
-            have = ", ".join(each.key.label for each in manifest.members)
-            raise QuadloomError(f"the family has no member {key.label} ({key.format})", remedy=f"choose from: {have}")
-        return cls(
-            folder / member.graph.path, inputs=member.inputs, outputs=member.outputs, threads=threads, label=key.label
-        )
 
     def step(self, parameters: Mapping[str, FloatArray], batch: Batch) -> StepResult:
         """Forward and backward.
@@ -76,12 +61,6 @@ class OnnxEvaluationEngine:
         self._session = open_session(graph, threads=threads)
         self._inputs = [spec.name for spec in inputs]
         self._outputs = [spec.name for spec in outputs]
-
-    @classmethod
-    def open(cls, folder: Path, manifest: FamilyManifest, *, threads: int = 1) -> "OnnxEvaluationEngine":
-        """Load the evaluation graph of a family folder."""
-        spec = next(each for each in manifest.evaluation if each.format == "onnx")
-        return cls(folder / spec.graph.path, inputs=spec.inputs, outputs=spec.outputs, threads=threads)
 
     def evaluate(self, parameters: Mapping[str, FloatArray], batch: Batch) -> EvaluationResult:
         """Forward only."""

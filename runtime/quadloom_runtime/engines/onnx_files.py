@@ -1,4 +1,4 @@
-"""Which files an untrusted ONNX graph would make its engine open: only its family's weights may be among them.
+"""Which files an untrusted ONNX graph would make its engine open: only the weights beside it may be among them.
 
 A tensor of a graph may lie in another file, named by a path and an offset that the engine follows, or in the memory of
 the process. The graph is looked through here, before any engine sees it, by walking the protobuf encoding: no message
@@ -6,7 +6,6 @@ is built, nothing recurses, and whatever is not plain protobuf is refused.
 """
 
 from collections.abc import Iterator, Mapping
-from os.path import relpath
 from pathlib import Path
 from typing import Final, Literal
 
@@ -42,9 +41,7 @@ class UnsafeGraphError(QuadloomError):
 
 
 def check_graph_files(graph: Path, weights: Path) -> None:
-    """Check that every external tensor of a graph lies within the weights file, named by its path from the graph.
-
-    Both paths are the caller's own and trusted; of what the graph says, nothing is.
+    """Check that every external tensor of a graph lies within the weights file, which lies beside the graph.
 
     Raises:
         UnsafeGraphError: one does not, or the file is no ONNX graph.
@@ -60,10 +57,11 @@ def check_graph_files(graph: Path, weights: Path) -> None:
             f"the family's file {error.filename} cannot be read: {error.strerror}",
             remedy="check the family with `quadloom inspect DIR --verify`",
         ) from None
-    location = Path(relpath(weights, graph.parent)).as_posix()
+    if weights.parent != graph.parent:
+        raise UnsafeGraphError(graph, f"its weights {weights} do not lie beside it")
     try:
         for entries in external_tensors(content):
-            _check_entries(entries, location, weights_bytes)
+            _check_entries(entries, weights.name, weights_bytes)
     except ValueError as error:
         raise UnsafeGraphError(graph, str(error)) from None
 
@@ -112,18 +110,18 @@ def _entries(tensor: memoryview) -> dict[str, str] | None:
     return entries if is_external else None
 
 
-def _check_entries(entries: dict[str, str], location: str, weights_bytes: int) -> None:
+def _check_entries(entries: dict[str, str], weights_name: str, weights_bytes: int) -> None:
     if entries.keys() != {"location", "offset", "length"}:
         raise ValueError(f"a tensor outside it is described by {sorted(entries)!r:.200}")
-    if entries["location"] != location:
-        raise ValueError(f"a tensor lies in {entries['location'][:200]!r}, not in {location!r}")
+    if entries["location"] != weights_name:
+        raise ValueError(f"a tensor lies in {entries['location'][:200]!r}, not in {weights_name!r}")
     for name in ("offset", "length"):
         text = entries[name]
         if not (text.isascii() and text.isdecimal() and len(text) <= 18):
             raise ValueError(f"the {name} of a tensor is {text[:80]!r}")
     end = int(entries["offset"]) + int(entries["length"])
     if end > weights_bytes:
-        raise ValueError(f"a tensor ends at byte {end} of {location!r}, which has {weights_bytes}")
+        raise ValueError(f"a tensor ends at byte {end} of {weights_name!r}, which has {weights_bytes}")
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:

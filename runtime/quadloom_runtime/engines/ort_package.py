@@ -52,6 +52,11 @@ def require_training_package() -> None:
         )
 
 
+def has_training_package() -> bool:
+    """Whether the module `onnxruntime` is the training package and nothing else."""
+    return set(_owners() or ()) == {TRAINING}
+
+
 def _owners() -> dict[str, str] | None:
     """Version by name of the packages that hold the module that would be imported; None if there is no such module."""
     spec = PathFinder.find_spec(MODULE)

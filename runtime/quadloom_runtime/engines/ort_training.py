@@ -15,17 +15,16 @@ from quadloom_runtime.engines.onnx import session_options, step_error
 from quadloom_runtime.engines.ort_package import require_training_package
 from quadloom_runtime.errors import QuadloomError
 
-TRAINING_NAME = "training_model.onnx"
-EVALUATION_NAME = "eval_model.onnx"
-OPTIMIZER_NAME = "optimizer_model.onnx"
-CHECKPOINT_NAME = "checkpoint"
+EVALUATION_NAME = "eval.onnx"
+OPTIMIZER_NAME = "ort-optimizer.onnx"
+CHECKPOINT_SUFFIX = ".checkpoint"
 
 
 class OrtTrainingEngine:
-    """One member's folder: a training and an evaluation engine, and a trainer of its own.
+    """One member: a training and an evaluation engine, and a trainer of its own.
 
     Args:
-        folder: holds the three graphs and the checkpoint; their weights file lies where the graphs say.
+        graph: the training graph; checkpoint, evaluation graph, optimizer and weights lie beside it.
         label: names the member in errors.
 
     Raises:
@@ -33,23 +32,23 @@ class OrtTrainingEngine:
         QuadloomError: the plain package stands in its place, or the files cannot be loaded.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 1, label: str) -> None:
+    def __init__(self, graph: Path, *, threads: int = 1, label: str) -> None:
         require_training_package()
         from onnxruntime.training.api import CheckpointState, Module, Optimizer
 
         self._label = label
         try:
-            self._state = CheckpointState.load_checkpoint(str(folder / CHECKPOINT_NAME))
+            self._state = CheckpointState.load_checkpoint(str(graph.with_suffix(CHECKPOINT_SUFFIX)))
             self._module = Module(
-                str(folder / TRAINING_NAME),
+                str(graph),
                 self._state,
-                str(folder / EVALUATION_NAME),
+                str(graph.with_name(EVALUATION_NAME)),
                 session_options=session_options(threads=threads),
             )
-            self._optimizer = Optimizer(str(folder / OPTIMIZER_NAME), self._module)
+            self._optimizer = Optimizer(str(graph.with_name(OPTIMIZER_NAME)), self._module)
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             raise QuadloomError(
-                f"onnxruntime-training cannot load {folder}: {error}",
+                f"onnxruntime-training cannot load {graph} and what lies beside it: {error}",
                 remedy="export the family again; it needs onnxruntime-training 1.19 and the family's weights file",
             ) from error
         self._trained = [name for name, parameter in self._state.parameters if parameter.requires_grad]

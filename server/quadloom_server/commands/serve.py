@@ -48,6 +48,8 @@ LIMITS = (
     "body_stall_s",
     "body_bytes_per_s",
     "header_timeout_s",
+    "read_timeout_s",
+    "max_connections",
 )
 
 
@@ -190,6 +192,10 @@ def _add_limit_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--header-timeout-s", type=float, metavar="S", help="close a connection without a whole request (default 20)"
     )
+    group.add_argument(
+        "--read-timeout-s", type=float, metavar="S", help="drop a client that takes nothing of its answer (default 60)"
+    )
+    group.add_argument("--max-connections", type=int, metavar="N", help="connections at once (default 4096)")
 
 
 def _add_evaluation_arguments(group: "argparse._ArgumentGroup") -> None:

@@ -1,5 +1,6 @@
 """Members packaged for onnxruntime-training, and what ONNX Runtime's own tool makes of the same model."""
 
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from quadloom_export.lowering.ort_training import AdamWSettings, save_ort_training
+from quadloom_export.lowering.onnx import lower_to_onnx, save_onnx
+from quadloom_export.lowering.ort_training import AdamWSettings, optimizer_model, save_ort_training
 from quadloom_runtime.engines.ort_package import require_training_package
-from quadloom_runtime.engines.ort_training import OrtTrainingEngine
+from quadloom_runtime.engines.ort_training import EVALUATION_NAME, OPTIMIZER_NAME, OrtTrainingEngine
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -34,20 +36,15 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def open_member(tmp_path: Path) -> Callable[..., OrtTrainingEngine]:
-    """``open_member(tiny, depth=3)``: write a member's folder, with the tiny model's moved parameters, and load it."""
+    """``open_member(tiny, depth=3)``: write a member, with the tiny model's moved parameters, and load it."""
 
     def make(tiny: Any, *, depth: int, quantized_layers: int = 0, weight_decay: float = 0.0) -> OrtTrainingEngine:
-        folder = tmp_path / "ort-training" / f"d{depth:02d}-q{quantized_layers:02d}"
-        save_ort_training(
-            folder,
-            tiny.member(depth, quantized_layers),
-            tiny.evaluation,
-            arrays(tiny.parameters()),
-            weights_file=tiny.folder / "weights.bin",
-            weights=tiny.weights,
-            optimizer=AdamWSettings(weight_decay=weight_decay),
-        )
-        return OrtTrainingEngine(folder, label=folder.name)
+        graph = tmp_path / f"ort-train-d{depth:02d}-q{quantized_layers:02d}.onnx"
+        shutil.copyfile(tiny.folder / "weights.bin", tmp_path / "weights.bin")
+        save_ort_training(graph, tiny.member(depth, quantized_layers), arrays(tiny.parameters()), weights=tiny.weights)
+        save_onnx(lower_to_onnx(tiny.evaluation, tiny.weights), tmp_path / EVALUATION_NAME)
+        save_onnx(optimizer_model(AdamWSettings(weight_decay=weight_decay)), tmp_path / OPTIMIZER_NAME)
+        return OrtTrainingEngine(graph, label=graph.stem)
 
     return make
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quadloom_runtime.engines.engine import Batch
-from quadloom_runtime.engines.ort_training import TRAINING_NAME, OrtTrainingEngine
+from quadloom_runtime.engines.ort_training import CHECKPOINT_SUFFIX, OrtTrainingEngine
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.optimizers import AdamW
 
@@ -152,18 +152,18 @@ def test_stored_training_goes_on_as_if_it_had_not_stopped(bert, open_member, tmp
         straight.train(batch, learning_rate=RATE)
     for batch in batches[:2]:
         halted.train(batch, learning_rate=RATE)
-    folder = tmp_path / "ort-training" / "d01-q00"
-    halted.save(folder / "checkpoint")
-    again = OrtTrainingEngine(folder, label="d01-q00")
+    graph = tmp_path / "ort-train-d01-q00.onnx"
+    halted.save(graph.with_suffix(CHECKPOINT_SUFFIX))
+    again = OrtTrainingEngine(graph, label="d01-q00")
     for batch in batches[2:]:
         again.train(batch, learning_rate=RATE)
     for name, value in straight.parameters.items():
         np.testing.assert_array_equal(again.parameters[name], value)
 
 
-def test_a_folder_without_its_files_is_refused_by_name(bert, open_member, tmp_path):
+@pytest.mark.parametrize("lost", ["ort-train-d01-q00.onnx", "ort-train-d01-q00.checkpoint", "eval.onnx", "weights.bin"])
+def test_a_member_without_one_of_its_files_is_refused_by_name(bert, open_member, tmp_path, lost):
     open_member(bert, depth=1)
-    folder = tmp_path / "ort-training" / "d01-q00"
-    (folder / TRAINING_NAME).unlink()
+    (tmp_path / lost).unlink()
     with pytest.raises(QuadloomError, match="d01-q00"):
-        OrtTrainingEngine(folder, label="d01-q00")
+        OrtTrainingEngine(tmp_path / "ort-train-d01-q00.onnx", label="d01-q00")

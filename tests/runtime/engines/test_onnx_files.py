@@ -201,21 +201,8 @@ def test_weights_that_are_absent_or_elsewhere_are_named(tmp_path: Path) -> None:
         check_graph_files(tmp_path / "graph.onnx", tmp_path / "weights.bin")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/weights.bin").write_bytes(bytes(WEIGHTS_BYTES))
-    with pytest.raises(UnsafeGraphError, match=r"'weights\.bin', not in 'other/weights\.bin'"):
+    with pytest.raises(UnsafeGraphError, match="do not lie beside it"):
         check_graph_files(tmp_path / "graph.onnx", tmp_path / "other/weights.bin")
-
-
-def test_weights_in_another_folder_are_opened_by_their_exact_path_alone(tmp_path: Path) -> None:
-    graph, weights = tmp_path / "ort-training/d01-q00/graph.onnx", tmp_path / "onnx/weights.bin"
-    for path in (graph, weights):
-        path.parent.mkdir(parents=True)
-    weights.write_bytes(bytes(WEIGHTS_BYTES))
-    graph.write_bytes(model(external(location="../../onnx/weights.bin", offset=8, length=4)).SerializeToString())
-    check_graph_files(graph, weights)
-    for elsewhere in ("weights.bin", "../onnx/weights.bin", "../../onnx/../onnx/weights.bin", str(weights)):
-        graph.write_bytes(model(external(location=elsewhere, offset=8, length=4)).SerializeToString())
-        with pytest.raises(UnsafeGraphError, match="a tensor lies in"):
-            check_graph_files(graph, weights)
 
 
 def _all_tensors(value: Any) -> list[TensorProto]:

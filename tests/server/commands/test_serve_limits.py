@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.contract.wire import ErrorResponse
+from quadloom_runtime.family_folder import load_manifest
 
 UPLOADS = 200
 UPDATE_BYTES = 4_000_000
@@ -198,6 +199,47 @@ def test_a_client_that_sends_too_much_reads_why(impatient: Any) -> None:
     with connected(impatient) as connection:
         connection.sendall(update_head(impatient, length=100_000) + bytes(100_000))
         assert refusal(answer_of(connection), 413).code == "body-too-large"
+
+
+@pytest.fixture
+def big_blob(write_family: Callable[..., Path], tmp_path: Path) -> tuple[Path, str]:
+    """A family whose weights do not fit the buffers of a socket, and their hash."""
+    folder = write_family(tmp_path / "large", weights=bytes(64 << 20))
+    (weights,) = [each.weights for each in load_manifest(folder).formats]
+    return folder, weights.sha256
+
+
+def test_a_client_that_does_not_take_its_answer_is_dropped(
+    serve: Serve, big_blob: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, sha256 = big_blob
+    server = serve(folder, tmp_path / "state", "--read-timeout-s", "0.5")
+    device, path = server.enrol("phone"), f"/v1/blobs/{sha256}"
+    with connected(server) as connection:
+        connection.sendall(head_of("GET", path, device.sign("GET", path, b"")))
+        time.sleep(2)  # the device reads nothing
+        with suppress(ConnectionResetError):
+            taken = len(answer_of(connection))
+            assert taken < 64 << 20
+    assert server.client.get("/healthz").status_code == 200
+
+
+def test_connections_beyond_the_bound_are_turned_away_and_the_others_served(
+    serve: Serve, family_folder: Path, tmp_path: Path
+) -> None:
+    server = serve(family_folder, tmp_path / "state", "--max-connections", "8")
+    server.client.close()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connected(server)) for _ in range(12)]
+        statuses = []
+        for connection in connections:
+            connection.sendall(head_of("GET", "/healthz", {}))
+            statuses.append(status_of(one_answer(connection)))
+        assert set(statuses) == {200, 503}
+    time.sleep(0.2)
+    with connected(server) as connection:
+        connection.sendall(head_of("GET", "/healthz", {}))
+        assert status_of(one_answer(connection)) == 200
 
 
 def test_a_pause_between_two_requests_is_no_slow_request(impatient: Any) -> None:

@@ -1,0 +1,1 @@
+"""How a family's graphs become files: one module per format."""

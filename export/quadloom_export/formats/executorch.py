@@ -1,0 +1,74 @@
+"""ExecuTorch programs with one data file."""
+
+from pathlib import Path
+
+from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, MemberFiles, SharedFiles
+from quadloom_export.graph import JointGraph
+from quadloom_export.lowering.executorch import (
+    WEIGHTS_NAME,
+    input_specs,
+    lower_to_executorch,
+    output_specs,
+    save,
+    weights_file,
+)
+from quadloom_runtime.contract.manifest import EvaluationSpec, FormatSpec, MemberKey
+from quadloom_runtime.engines.engine import TrainingEngine
+from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
+from quadloom_runtime.family_folder import blob_reference
+
+WEIGHTS_PATH = f"executorch/{WEIGHTS_NAME}"
+EVALUATION_PATH = "executorch/eval.pte"
+
+
+class ExecutorchWriter:
+    """Programs in ``executorch/``, all with the weights of `WEIGHTS_PATH`; a planned peak is a program's arena."""
+
+    def write_shared(self, folder: Path, full: JointGraph, evaluation: JointGraph) -> SharedFiles:
+        """Write weights and evaluation program."""
+        from executorch.exir.version import EXECUTORCH_SCHEMA_VERSION
+
+        (folder / WEIGHTS_PATH).parent.mkdir(parents=True, exist_ok=True)
+        save(weights_file(full, evaluation), folder / WEIGHTS_PATH)
+        lowered = lower_to_executorch(evaluation)
+        save(lowered.program, folder / EVALUATION_PATH)
+        weights = blob_reference(folder, WEIGHTS_PATH, media_type=BINARY_MEDIA_TYPE)
+        return SharedFiles(
+            FormatSpec(format="executorch", weights=weights, versions={"program": EXECUTORCH_SCHEMA_VERSION}),
+            EvaluationSpec(
+                format="executorch",
+                graph=blob_reference(folder, EVALUATION_PATH, media_type=BINARY_MEDIA_TYPE),
+                planned_peak_bytes=lowered.arena_bytes,
+                inputs=input_specs(evaluation),
+                outputs=output_specs(evaluation),
+            ),
+        )
+
+    def write_member(self, folder: Path, key: MemberKey, graph: JointGraph) -> MemberFiles:
+        """Write the member's program."""
+        path = f"executorch/train-{key.stem}.pte"
+        lowered = lower_to_executorch(graph)
+        save(lowered.program, folder / path)
+        return MemberFiles(
+            graph=blob_reference(folder, path, media_type=BINARY_MEDIA_TYPE),
+            companions=(),
+            planned_peak_bytes=lowered.arena_bytes,
+            inputs=input_specs(graph),
+            outputs=output_specs(graph),
+        )
+
+    def open_member(
+        self,
+        folder: Path,
+        key: MemberKey,
+        graph: JointGraph,  # noqa: ARG002 - part of the protocol
+        files: MemberFiles,
+    ) -> TrainingEngine:
+        """Load it."""
+        return ExecutorchTrainingEngine(
+            folder / files.graph.path,
+            folder / WEIGHTS_PATH,
+            inputs=files.inputs,
+            outputs=files.outputs,
+            label=key.label,
+        )

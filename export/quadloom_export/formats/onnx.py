@@ -1,0 +1,80 @@
+"""ONNX files for plain onnxruntime."""
+
+from pathlib import Path
+
+from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, MemberFiles, SharedFiles
+from quadloom_export.graph import JointGraph
+from quadloom_export.lowering.onnx import (
+    IR_VERSION,
+    OPSET,
+    WEIGHTS_NAME,
+    input_specs,
+    lower_to_onnx,
+    output_specs,
+    save_onnx,
+    weight_tensors,
+)
+from quadloom_export.lowering.onnx_arena import planned_arena_bytes
+from quadloom_export.lowering.weights import WeightEntry, write_weights
+from quadloom_runtime.contract.manifest import EvaluationSpec, FormatSpec, MemberKey
+from quadloom_runtime.engines.engine import TrainingEngine
+from quadloom_runtime.engines.onnx import OnnxTrainingEngine
+from quadloom_runtime.family_folder import blob_reference
+
+FOLDER = "onnx"
+WEIGHTS_PATH = f"{FOLDER}/{WEIGHTS_NAME}"
+EVALUATION_PATH = f"{FOLDER}/eval.onnx"
+ONNX_MEDIA_TYPE = "application/onnx"
+
+
+class OnnxWriter:
+    """Graphs in ``onnx/``, all with the weights of `WEIGHTS_PATH`.
+
+    Attributes:
+        weights: where each frozen tensor lies in that file.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[str, WeightEntry] = {}
+
+    def write_shared(self, folder: Path, full: JointGraph, evaluation: JointGraph) -> SharedFiles:
+        """Write weights and evaluation graph."""
+        path = folder / WEIGHTS_PATH
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.weights = write_weights(path, weight_tensors(full, evaluation))
+        save_onnx(lower_to_onnx(evaluation, self.weights), folder / EVALUATION_PATH)
+        weights = blob_reference(folder, WEIGHTS_PATH, media_type=BINARY_MEDIA_TYPE)
+        return SharedFiles(
+            FormatSpec(format="onnx", weights=weights, versions={"opset": OPSET, "ir": IR_VERSION}),
+            EvaluationSpec(
+                format="onnx",
+                graph=blob_reference(folder, EVALUATION_PATH, media_type=ONNX_MEDIA_TYPE),
+                planned_peak_bytes=planned_arena_bytes(evaluation),
+                inputs=input_specs(evaluation),
+                outputs=output_specs(evaluation),
+            ),
+        )
+
+    def write_member(self, folder: Path, key: MemberKey, graph: JointGraph) -> MemberFiles:
+        """Write the member's graph."""
+        path = f"{FOLDER}/train-{key.stem}.onnx"
+        save_onnx(lower_to_onnx(graph, self.weights), folder / path)
+        return MemberFiles(
+            graph=blob_reference(folder, path, media_type=ONNX_MEDIA_TYPE),
+            companions=(),
+            planned_peak_bytes=planned_arena_bytes(graph),
+            inputs=input_specs(graph),
+            outputs=output_specs(graph),
+        )
+
+    def open_member(
+        self,
+        folder: Path,
+        key: MemberKey,
+        graph: JointGraph,  # noqa: ARG002 - part of the protocol
+        files: MemberFiles,
+    ) -> TrainingEngine:
+        """Load it."""
+        return OnnxTrainingEngine(
+            folder / files.graph.path, inputs=files.inputs, outputs=files.outputs, label=key.label
+        )
