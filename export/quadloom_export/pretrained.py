@@ -1,5 +1,6 @@
 """Load a model as PyTorch runs it: float32, attention in plain operators, dropout off."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,10 @@ def _load(kind: Any, source: str, what: str, **options: Any) -> nn.Module:
         if "gguf" not in str(error):
             raise
         raise MissingExtraError(package="gguf", extra="gguf") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, struct.error) as error:
         place = "folder" if Path(source).exists() else "hub id or folder"
         raise QuadloomError(
             f"cannot load a {what} from the {place} {source!r}: {str(error).splitlines()[0]}",
-            remedy="name a folder with config.json and weights, or a hub id that this machine can reach",
+            remedy="name a folder with config.json and weights, a hub id that this machine can reach, or a .gguf file",
         ) from error
     return model.eval()

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from quadloom_export.calibration import SENTENCES
 from quadloom_export.family import export_family
 from quadloom_export.settings import FamilySettings
+from quadloom_runtime.cli import main
 from quadloom_runtime.data import Example, batches, encode
 from quadloom_runtime.engines.select import open_evaluation_engine
 from quadloom_runtime.errors import QuadloomError
@@ -26,14 +27,16 @@ SETTINGS = FamilySettings(
 
 @pytest.fixture(scope="module")
 def family(language_model_folder, tmp_path_factory):
-    """A complete family: its folder and its manifest."""
+    """A complete family, exported as a person does: its folder and its manifest."""
     folder = tmp_path_factory.mktemp("family")
-    return folder, export_family(str(language_model_folder), folder, SETTINGS)
+    words = ["export", str(language_model_folder), "--task", "causal-lm", "--depths", "1,2", "--out", str(folder)]
+    words += ["--rank", "4", "--alpha", "8", "--batch-size", "4", "--sequence-length", str(LENGTH)]
+    assert main([*words, "--group-size", "16"]) == 0
+    return folder, load_manifest(folder)
 
 
 def test_a_family_states_its_task_and_members_are_exact_or_close(family):
     folder, manifest = family
-    assert load_manifest(folder) == manifest
     assert altered_files(folder, manifest) == []
     assert (manifest.task.kind, manifest.task.num_labels) == ("causal-lm", None)
     assert [each.key.label for each in manifest.members] == ["d01-q00", "d01-q01", "d02-q00", "d02-q01", "d02-q02"]
@@ -93,6 +96,14 @@ def test_a_model_without_a_linear_vocabulary_head_is_refused_by_name(language_mo
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", with_two_heads)
     with pytest.raises(QuadloomError, match="the head of LlamaForCausalLM is Sequential"):
         export_family(str(language_model_folder), tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all, but longer than a header is"])
+def test_a_gguf_file_that_is_none_is_refused_by_its_path(tmp_path, content):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(QuadloomError, match=r"model\.gguf|'quadloom\[gguf\]'"):
+        export_family(str(path), tmp_path / "family", SETTINGS)
 
 
 def test_calibration_text_has_rows_of_different_lengths(family):
