@@ -7,6 +7,7 @@ from quadloom_export.passes.gate import save_gate_slope
 from quadloom_export.passes.matmuls import fuse_matmuls
 from quadloom_export.passes.needed_rows import compute_needed_rows
 from quadloom_export.passes.quantize import StashFormat, quantize_stash
+from quadloom_export.passes.recompute import recompute_products
 from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
@@ -31,7 +32,7 @@ def made_lean(recording: JointGraph) -> JointGraph:
 
 def at_depth(full: JointGraph, depth: int) -> JointGraph:
     """The graph that trains the last `depth` layers."""
-    return save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth))))
+    return recompute_products(save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth)))))
 
 
 def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: StashFormat) -> JointGraph:

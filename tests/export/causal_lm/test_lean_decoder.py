@@ -5,9 +5,11 @@ import torch
 from tests.export.causal_lm.conftest import random_language_model
 
 from quadloom_export.graph import JointGraph, shape_of
+from quadloom_export.liveness import plan_memory
 from quadloom_export.model import add_lora
 from quadloom_export.passes.gate import save_gate_slope
 from quadloom_export.passes.matmuls import fuse_matmuls
+from quadloom_export.passes.recompute import recompute_products
 from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only, saved_tensors, stash_bytes
@@ -63,6 +65,17 @@ def test_a_gated_feed_forward_saves_two_tensors_of_its_width_and_keeps_the_funct
     wide = [saved for saved in saved_tensors(save_bases_only(after)) if shape_of(saved.node)[-1] == 64]
     assert len(wide) == kept * LAYERS
     assert stash_bytes(save_bases_only(after)) < stash_bytes(save_bases_only(before))
+
+
+def test_the_result_of_a_norm_is_made_again_from_what_its_backward_needs(llama):
+    before = save_bases_only(save_gate_slope(llama.training))
+    after = recompute_products(before)
+    assert_equal_functions(llama, after, before)
+    gone = {saved.node.name for saved in saved_tensors(before)} - {saved.node.name for saved in saved_tensors(after)}
+    assert len(gone) == LAYERS, "one norm of each layer feeds adapters"
+    width = BATCH_SIZE * 16 * 32 * 4
+    assert stash_bytes(before) - stash_bytes(after) == LAYERS * width
+    assert plan_memory(after).peak_bytes <= plan_memory(before).peak_bytes
 
 
 def test_every_row_of_the_last_layer_counts(llama):
