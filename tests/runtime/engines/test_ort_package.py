@@ -1,5 +1,7 @@
 """Two packages hold the module `onnxruntime`; which is installed is said before anything strange happens."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ def install(tmp_path, monkeypatch):
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
         (site / "onnxruntime").mkdir(exist_ok=True)
         (site / "onnxruntime" / "__init__.py").touch()
-        monkeypatch.syspath_prepend(site)
+        # Not `syspath_prepend`: it would give back, in the end, the emptied path that it found.
+        monkeypatch.setattr("sys.path", [str(site), *sys.path])
+        importlib.invalidate_caches()
 
     return add
 

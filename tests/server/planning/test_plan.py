@@ -24,7 +24,7 @@ def member(
     key = MemberKey.model_validate({"depth": depth, "quantized_layers": quantized, "format": format_name})
     return MemberSpec(
         key=key,
-        graph=BlobReference(path=f"{format_name}/{key.label}", sha256="0" * 64, size_bytes=1, media_type="x/y"),
+        graph=BlobReference(path=f"{format_name}/{key.stem}", sha256="0" * 64, size_bytes=1, media_type="x/y"),
         planned_peak_bytes=planned,
         measured_peak_bytes=measured,
         stash_bytes_before=0,
