@@ -210,9 +210,10 @@ def _export_members(
 ) -> Iterator[MemberSpec]:
     """Write the members one by one; `keys` come by depth, then by quantized layers."""
     for depth, of_depth in groupby(keys, key=lambda key: key.depth):
-        unquantized = at_depth(full, depth)
+        graph_of_depth = at_depth(full, depth)
+        unquantized = at_quantization(graph_of_depth, 0, stash_format)
         for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
-            graph = at_quantization(unquantized, count, stash_format)
+            graph = at_quantization(graph_of_depth, count, stash_format)
             for key in of_graph:
                 yield _export_member(out, key, unquantized, graph, writers[key.format], calibration)
 

@@ -31,10 +31,14 @@ def made_lean(recording: JointGraph) -> JointGraph:
 
 
 def at_depth(full: JointGraph, depth: int) -> JointGraph:
-    """The graph that trains the last `depth` layers."""
-    return recompute_products(save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth)))))
+    """The graph that trains the last `depth` layers, on the way to its members."""
+    return save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth))))
 
 
 def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: StashFormat) -> JointGraph:
-    """The member of `graph`'s depth that quantizes the stash of `quantized_layers` layers."""
-    return quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format)
+    """The member of `graph`'s depth that quantizes the stash of `quantized_layers` layers.
+
+    Products are recomputed in the other layers only: from quantized factors they would be less precise than when they
+    are quantized themselves, since a norm's weights damp the outliers of its input.
+    """
+    return recompute_products(quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format))

@@ -17,12 +17,13 @@ SHARING_DISTANCE = 12
 
 
 def recompute_products(joint: JointGraph) -> JointGraph:
-    """An equal graph that saves no product of saved tensors, weights and numbers. Runs after `save_bases_only`."""
+    """An equal graph that saves no product of saved tensors, weights and numbers. Runs after `quantize_stash`."""
     result = joint.copy()
     saved = {each.node for each in saved_tensors(result)}
     position = {node: index for index, node in enumerate(result.graph.nodes)}
     for node in [each for each in result.nodes if each in saved and each.target == aten.mul.Tensor]:
-        if all(_is_at_hand(factor, saved - {node}) for factor in node.all_input_nodes):
+        # What the head leaves is read right after it is made.
+        if node.meta["layer"] != "head" and all(_is_at_hand(factor, saved - {node}) for factor in node.all_input_nodes):
             _recompute(result.graph, node, saved - {node}, position)
     remove_dead(result.graph)
     return result

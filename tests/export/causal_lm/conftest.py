@@ -144,9 +144,7 @@ class TinyLanguageModel:
 
 @cache
 def _member(tiny: TinyLanguageModel, depth: int, quantized_layers: int) -> JointGraph:
-    if quantized_layers:
-        return at_quantization(_member(tiny, depth, 0), quantized_layers, StashFormat(bits=8, group_size=16))
-    return at_depth(tiny.training, depth)
+    return at_quantization(at_depth(tiny.training, depth), quantized_layers, StashFormat(bits=8, group_size=16))
 
 
 @cache
