@@ -82,11 +82,12 @@ class ExecutorchEvaluationEngine:
             QuadloomError: the batch is longer than the program's.
         """
         found = self._program.run(parameters, batch)
+        logits = found.get("logits")
         return EvaluationResult(
             loss=float(found["loss"]),
             correct=int(found["correct_count"]),
             examples=int(found["example_count"]),
-            logits=found["logits"][: len(batch.labels)],
+            logits=None if logits is None else logits[: len(batch.labels)],
         )
 
 
