@@ -130,10 +130,10 @@ def test_an_unquantized_member_has_the_gradients_of_pytorch(bert, tmp_path):
 
 
 @pytest.mark.parametrize("quantized_layers", [0, DEPTH])
-def test_delegating_leaves_the_arena_and_the_weights_where_they_are(bert, quantized_layers):
+def test_delegating_takes_no_more_memory_and_leaves_the_weights_where_they_are(bert, quantized_layers):
     portable, delegated = (lowered(bert, quantized_layers, backend) for backend in ("portable", "xnnpack"))
     assert {each.id for each in plan_of(delegated).delegates} == {"XnnpackBackend"}
     assert not plan_of(portable).delegates
-    assert delegated.arena_bytes == pytest.approx(portable.arena_bytes, rel=0.01)
+    assert delegated.arena_bytes <= 1.01 * portable.arena_bytes
     assert delegated.arena_bytes <= 1.01 * delegated.arena_lower_bound_bytes
     assert weights_in(plan_of(delegated)) == weights_in(plan_of(portable))
