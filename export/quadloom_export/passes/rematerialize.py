@@ -20,8 +20,9 @@ from quadloom_export.operations import MATRIX_PRODUCTS, node_multiply_adds
 aten = torch.ops.aten
 
 UNBOUNDED = float("inf")
-SMALL_BYTES = 64 * 1024
-"""Not worth an operator: what is smaller is kept. A layer norm is not run again for its means alone."""
+SMALL_SHARE = 1 / 64
+"""Not worth an operator: what is smaller than this share of the largest tensor is kept. A layer norm, for instance, is
+not run again for its means alone."""
 LATER_IS_BETTER = 0.01
 """Share of a tensor's bytes that the cut pays more for the earliest tensors: among equals, the shorter way wins."""
 
@@ -45,7 +46,7 @@ def _tensors_to_keep(joint: JointGraph, budget: float) -> set[fx.Node]:
     forward = [node for node in joint.nodes if node.meta["phase"] == "forward"]
     products = {node for node in forward if node.target in MATRIX_PRODUCTS}
     allowed = budget * sum(node_multiply_adds(node) for node in products)
-    once = products | {node for node in forward if _is_small(node)}
+    once = products | _small(forward)
     size, _ = _cut(forward, once)
     gains: dict[object, float] = {}
     for node, kind in _kinds(forward).items():
@@ -58,8 +59,10 @@ def _tensors_to_keep(joint: JointGraph, budget: float) -> set[fx.Node]:
     return _cut(forward, once)[1]
 
 
-def _is_small(node: fx.Node) -> bool:
-    return isinstance(node.meta["val"], torch.Tensor) and size_bytes(node) <= SMALL_BYTES
+def _small(forward: list[fx.Node]) -> set[fx.Node]:
+    sizes = {node: size_bytes(node) for node in forward if isinstance(node.meta["val"], torch.Tensor)}
+    largest = max(sizes.values(), default=0)
+    return {node for node, size in sizes.items() if size <= SMALL_SHARE * largest}
 
 
 def _kinds(forward: list[fx.Node]) -> dict[fx.Node, object]:
@@ -114,7 +117,8 @@ class _Repetition:
     def _again(self, node: fx.Node, reader: fx.Node) -> fx.Node:
         if not self._is_gone(node):
             return node
-        key = (node, reader.meta["layer"])
+        # What is cheap is made again in every layer that reads it, rather than kept from one to the next.
+        key = (node, None if node.target in MATRIX_PRODUCTS else reader.meta["layer"])
         if key not in self._made:
             copy = self._graph.node_copy(node, lambda each: self._again(each, reader))
             copy.meta = {**node.meta, "phase": "backward", "layer": reader.meta["layer"]}
