@@ -7,12 +7,14 @@ EXAMPLE := build/examples/movie_reviews
 FORMAT := onnx
 comma := ,
 FAMILY := $(EXAMPLE)/family-$(subst $(comma),-,$(FORMAT))
+LANGUAGE := build/examples/causal_lm
+LANGUAGE_FAMILY := $(LANGUAGE)/family-$(subst $(comma),-,$(FORMAT))
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: setup demo test test-ort-training faults lint bench clean
+.PHONY: setup demo demo-causal-lm test test-ort-training faults lint bench clean
 
 setup: $(STAMP)
 
@@ -34,6 +36,19 @@ demo: $(EXAMPLE)/eval.jsonl
 	$(BIN)/python examples/movie_reviews/baselines.py $(EXAMPLE)
 	rm -rf $(EXAMPLE)/fleet
 	$(BIN)/quadloom emulate --fleet examples/movie_reviews/fleet.toml --family $(FAMILY) --work $(EXAMPLE)/fleet
+
+$(LANGUAGE)/eval.jsonl: $(EXAMPLE)/eval.jsonl examples/causal_lm/prepare.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gguf]'
+	$(BIN)/python examples/causal_lm/prepare.py $(LANGUAGE) --text $(EXAMPLE)
+	touch $@
+
+# A real language model of 135 M parameters: 93 MB to fetch, 540 MB of weights, some minutes on two cores.
+demo-causal-lm: $(LANGUAGE)/eval.jsonl
+	$(BIN)/quadloom export $(LANGUAGE)/model.gguf --task causal-lm --depths 1,2,4,8 --quantized 0,1,2,4,8 \
+		--batch-size 4 --sequence-length 64 --formats $(FORMAT) --replace --out $(LANGUAGE_FAMILY)
+	$(BIN)/quadloom inspect $(LANGUAGE_FAMILY)
+	rm -rf $(LANGUAGE)/fleet
+	$(BIN)/quadloom emulate --fleet examples/causal_lm/fleet.toml --family $(LANGUAGE_FAMILY) --work $(LANGUAGE)/fleet
 
 test: lint $(EXAMPLE)/eval.jsonl
 	$(BIN)/python -m pytest -q

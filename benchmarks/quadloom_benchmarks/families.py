@@ -96,5 +96,6 @@ def random_batch(manifest: FamilyManifest, *, seed: int = 0) -> Batch:
     generator = np.random.default_rng(seed)
     shape = (manifest.batch.batch_size, manifest.batch.sequence_length)
     ids = generator.integers(1, 1000, shape)
-    labels = generator.integers(0, manifest.task.num_labels, shape[0])
+    classes = manifest.task.num_labels
+    labels = ids if classes is None else generator.integers(0, classes, shape[0])
     return Batch(ids, np.ones_like(ids), np.zeros_like(ids), labels)

@@ -47,11 +47,17 @@ def eager_step(folder: Path, model: Path) -> Callable[[], object]:
     """A step of PyTorch eager + PEFT with the family's adapter, one thread, dropout off."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from quadloom_export.pretrained import source_arguments
 
     torch.set_num_threads(1)
     manifest = load_manifest(folder)
-    base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=manifest.task.num_labels)
+    source = source_arguments(str(model))
+    if manifest.task.num_labels is None:
+        base = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    else:
+        base = AutoModelForSequenceClassification.from_pretrained(**source, num_labels=manifest.task.num_labels)
     tuned = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True).eval()
     batch = random_batch(manifest)
     inputs = {

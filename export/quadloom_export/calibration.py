@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from quadloom_export.model import LoraModel
 from quadloom_runtime.contract.manifest import GradientError, ParameterSpec
-from quadloom_runtime.engines.engine import Batch, FloatArray
+from quadloom_runtime.engines.engine import IGNORED_LABEL, Batch, FloatArray
 
 SENTENCES = (
     "The film is a quiet triumph, patient and generous with its characters.",
@@ -45,18 +45,25 @@ class Calibration:
 
 
 def calibrate(
-    model: LoraModel, tokenizer: Tokenizer, *, batch_size: int, num_labels: int, seed: int = 0
+    model: LoraModel, tokenizer: Tokenizer, *, batch_size: int, num_labels: int | None, seed: int = 0
 ) -> Calibration:
     """Run PyTorch eager once, forward and backward at full depth: its gradients serve every member.
 
     Args:
         tokenizer: truncates and pads to the family's sequence length.
+        num_labels: classes of a classifier, None for a language model.
     """
-    texts = [SENTENCES[index % len(SENTENCES)] for index in range(batch_size)]
+    # A language model learns from every token: its texts are of different lengths, the fourth of up to four sentences.
+    sentences = [1 if num_labels is not None else 1 + index % 4 for index in range(batch_size)]
+    texts = [
+        " ".join(SENTENCES[(index + further) % len(SENTENCES)] for further in range(count))
+        for index, count in enumerate(sentences)
+    ]
     encoded = tokenizer.encode_batch(texts)
     ids = np.asarray([each.ids for each in encoded], dtype=np.int64)
     mask = np.asarray([each.attention_mask for each in encoded], dtype=np.int64)
-    labels = np.arange(batch_size, dtype=np.int64) % num_labels
+    classes = np.arange(batch_size, dtype=np.int64)
+    labels = np.where(mask == 1, ids, IGNORED_LABEL) if num_labels is None else classes % num_labels
     batch = Batch(ids, mask, np.zeros_like(ids), labels)
     generator = torch.Generator().manual_seed(seed)
     parameters = {
@@ -73,7 +80,10 @@ def eager_gradients(model: LoraModel, parameters: Mapping[str, torch.Tensor], ba
     values = {model.module_names[name]: leaf for name, leaf in leaves.items()} | model.frozen
     inputs = {"input_ids": torch.from_numpy(batch.input_ids), "attention_mask": torch.from_numpy(batch.attention_mask)}
     output = torch.func.functional_call(model.module, values, args=(), kwargs=inputs, tie_weights=False)
-    loss = torch.nn.functional.cross_entropy(output.logits, torch.from_numpy(batch.labels), ignore_index=-100)
+    logits, labels = output.logits, torch.from_numpy(batch.labels)
+    if model.task == "causal-lm":  # what follows the last token is not known
+        logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL)
     found = torch.autograd.grad(loss, list(leaves.values()))
     return {name: gradient.numpy() for name, gradient in zip(leaves, found, strict=True)}
 

@@ -18,11 +18,12 @@ from quadloom_export.formats.select import format_writers
 from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, FormatWriter, SharedFiles
 from quadloom_export.graph import JointGraph
 from quadloom_export.liveness import plan_memory
-from quadloom_export.model import LoraModel, add_lora, find_layers, load_classifier
+from quadloom_export.model import LoraModel, add_lora, find_layers
 from quadloom_export.operations import multiply_adds
 from quadloom_export.passes.quantize import StashFormat, quantized_elements
 from quadloom_export.passes.stash import stash_bytes
 from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
+from quadloom_export.pretrained import load_model
 from quadloom_export.provenance import exporter_sha256
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
@@ -37,7 +38,6 @@ from quadloom_runtime.contract.manifest import (
     MemberSpec,
     ModelSpec,
     StashSpec,
-    TaskSpec,
 )
 from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
@@ -76,7 +76,7 @@ def export_family(
     """
     check_settings(settings)
     progress(f"loading {source}")
-    base = load_classifier(source, num_labels=settings.num_labels, seed=settings.seed)
+    base = load_model(source, settings.task_spec, seed=settings.seed)
     keys = member_keys(settings, layers=len(find_layers(base)))
     check_sequence_length(base, settings.sequence_length)
     tokenizer = load_tokenizer(source, sequence_length=settings.sequence_length)
@@ -87,7 +87,12 @@ def export_family(
         parameters=sum(value.numel() for value in base.parameters()),
     )
     model = add_lora(
-        base, rank=settings.rank, alpha=settings.alpha, target_modules=settings.target_modules, seed=settings.seed
+        base,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        target_modules=settings.target_modules,
+        seed=settings.seed,
+        task=settings.task,
     )
     shape = {"batch_size": settings.batch_size, "sequence_length": settings.sequence_length}
     progress(f"tracing {description.architecture}: {description.layers} layers")
@@ -105,7 +110,7 @@ def export_family(
         shutil.rmtree(staging, ignore_errors=True)
     save_manifest(out, manifest)
     calibration = calibrate(
-        model, tokenizer, batch_size=settings.batch_size, num_labels=settings.num_labels, seed=settings.seed
+        model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
     for member in _export_members(out, full, writers, calibration, settings, manifest.missing):
         manifest = _with_member(manifest, member)
@@ -167,7 +172,7 @@ def _empty_family(
         quadloom_version=__version__,
         exporter_sha256=exporter_sha256(),
         model=description,
-        task=TaskSpec(kind="sequence-classification", num_labels=settings.num_labels),
+        task=settings.task_spec,
         lora=LoraSpec(
             rank=settings.rank, alpha=settings.alpha, target_modules=tuple(sorted(lora.target_modules or ()))
         ),
@@ -205,9 +210,10 @@ def _export_members(
     """Write the members one by one; `keys` come by depth, then by quantized layers."""
     stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
     for depth, of_depth in groupby(keys, key=lambda key: key.depth):
-        unquantized = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
+        graph_of_depth = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
+        unquantized = at_quantization(graph_of_depth, 0, stash_format)
         for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
-            graph = at_quantization(unquantized, count, stash_format)
+            graph = at_quantization(graph_of_depth, count, stash_format)
             for key in of_graph:
                 yield _export_member(out, key, unquantized, graph, writers[key.format], calibration)
 

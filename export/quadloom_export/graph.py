@@ -10,6 +10,7 @@ batch, frozen tensors). Every input is a placeholder; every node carries
 | ``phase`` | ``forward`` or ``backward`` |
 | ``layer`` | index of the transformer layer, ``embeddings`` or ``head`` |
 | ``role``, ``key`` | of placeholders: ``parameter``, ``batch`` or ``frozen``, and its name |
+| ``table`` | of frozen placeholders: whether it is a buffer, which the model computes with and nobody trained |
 
 No argument of any node depends on the batch size, so the same graph serves every batch size.
 """

@@ -3,14 +3,18 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from quadloom_runtime.contract.manifest import LayerIndex, ParameterSpec
+from quadloom_runtime.contract.manifest import LayerIndex, ParameterSpec, TaskKind
 from quadloom_runtime.errors import QuadloomError
+
+PEFT_TASKS: dict[TaskKind, TaskType] = {
+    "sequence-classification": TaskType.SEQ_CLS,
+    "causal-lm": TaskType.CAUSAL_LM,
+}
 
 # What the same projection is called in different attention implementations.
 ROLES = {
@@ -25,6 +29,7 @@ class LoraModel:
     """A model with LoRA on it.
 
     Attributes:
+        task: what it is trained for.
         module: the PEFT model in evaluation mode (dropout off).
         layer_names: module names of the transformer layers, input side first.
         parameters: the parameter table, in the order of the graph inputs.
@@ -33,6 +38,7 @@ class LoraModel:
         module_names: name in `module` per row of the parameter table.
     """
 
+    task: TaskKind
     module: PeftModel
     layer_names: tuple[str, ...]
     parameters: tuple[ParameterSpec, ...]
@@ -44,28 +50,6 @@ class LoraModel:
     def layers(self) -> tuple[nn.Module, ...]:
         """The transformer layers, input side first."""
         return tuple(self.module.get_submodule(name) for name in self.layer_names)
-
-
-def load_classifier(source: str, *, num_labels: int, seed: int = 0) -> nn.Module:
-    """Load a sequence classifier from a hub id or a folder; a head that the checkpoint lacks is drawn from `seed`.
-
-    Raises:
-        QuadloomError: nothing there that transformers can load.
-    """
-    from transformers import AutoModelForSequenceClassification
-
-    torch.manual_seed(seed)
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=num_labels, attn_implementation="eager", dtype=torch.float32
-        )
-    except (OSError, ValueError, KeyError) as error:
-        place = "folder" if Path(source).exists() else "hub id or folder"
-        raise QuadloomError(
-            f"cannot load a sequence-classification model from the {place} {source!r}: {str(error).splitlines()[0]}",
-            remedy="name a folder with config.json and weights, or a hub id that this machine can reach",
-        ) from error
-    return model.eval()  # type: ignore[no-any-return]
 
 
 def find_layers(model: nn.Module) -> tuple[str, ...]:
@@ -86,14 +70,19 @@ def find_layers(model: nn.Module) -> tuple[str, ...]:
     if not lists or size(max(lists, key=lambda item: size(item[1]))[1]) == 0:
         raise QuadloomError(
             f"the layers of {type(model).__name__} cannot be found: it holds no nn.ModuleList of equal layers",
-            remedy="use an encoder whose layers are modules of their own in one list (BERT, RoBERTa, MPNet ...)",
+            remedy="use a model whose layers are modules of their own in one list (BERT, MPNet, Llama ...)",
         )
     name, layers = max(lists, key=lambda item: size(item[1]))
     return tuple(f"{name}.{index}" for index in range(len(layers)))
 
 
-def find_head(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules with parameters that lie outside the base model: they train at every depth."""
+def find_head(model: nn.Module, task: TaskKind) -> tuple[str, ...]:
+    """Names of the modules that train at every depth: those with parameters outside the base model.
+
+    The head of a language model belongs to its pretrained weights, often to the embeddings, and stays as it is.
+    """
+    if task == "causal-lm":
+        return ()
     base = getattr(model, "base_model_prefix", "")
     return tuple(
         name for name, child in model.named_children() if name != base and any(True for _ in child.parameters())
@@ -130,7 +119,13 @@ def find_targets(model: nn.Module, layer_names: tuple[str, ...], wanted: tuple[s
 
 
 def add_lora(
-    model: nn.Module, *, rank: int, alpha: float, target_modules: tuple[str, ...] = ("query", "value"), seed: int = 0
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    target_modules: tuple[str, ...] = ("query", "value"),
+    seed: int = 0,
+    task: TaskKind = "sequence-classification",
 ) -> LoraModel:
     """Put LoRA on `model` (changed in place) and describe the result.
 
@@ -138,23 +133,23 @@ def add_lora(
         QuadloomError: layers or target modules cannot be found.
     """
     layer_names = find_layers(model)
-    head = find_head(model)
+    head = find_head(model, task)
     targets = find_targets(model, layer_names, target_modules)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT computes alpha / r, whole or not
         target_modules=list(targets),
-        modules_to_save=list(head),
+        modules_to_save=list(head) or None,
         lora_dropout=0.0,
-        task_type=TaskType.SEQ_CLS,
+        task_type=PEFT_TASKS[task],
     )
     peft_model = get_peft_model(model, config).eval()
     assert isinstance(peft_model, PeftModel)
-    return describe(peft_model, layer_names=tuple(f"base_model.model.{name}" for name in layer_names))
+    return describe(peft_model, layer_names=tuple(f"base_model.model.{name}" for name in layer_names), task=task)
 
 
-def describe(model: PeftModel, *, layer_names: tuple[str, ...]) -> LoraModel:
+def describe(model: PeftModel, *, layer_names: tuple[str, ...], task: TaskKind) -> LoraModel:
     """Build the parameter table of a PEFT model; names are the keys of its adapter file."""
     named = dict(model.named_parameters())
     by_key = {adapter_key(name): name for name, value in named.items() if value.requires_grad}
@@ -166,7 +161,7 @@ def describe(model: PeftModel, *, layer_names: tuple[str, ...]) -> LoraModel:
     frozen = {
         name: value.detach() for name, value in [*named.items(), *model.named_buffers()] if name not in by_key.values()
     }
-    return LoraModel(model, layer_names, tuple(rows), trainable, frozen, by_key)
+    return LoraModel(task, model, layer_names, tuple(rows), trainable, frozen, by_key)
 
 
 def adapter_key(module_name: str) -> str:

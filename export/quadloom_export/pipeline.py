@@ -3,11 +3,14 @@
 from quadloom_export.graph import JointGraph
 from quadloom_export.model import LoraModel
 from quadloom_export.passes.activation import save_gelu_derivative
+from quadloom_export.passes.gate import save_gate_slope
 from quadloom_export.passes.matmuls import fuse_matmuls
 from quadloom_export.passes.needed_rows import compute_needed_rows
 from quadloom_export.passes.quantize import StashFormat, quantize_stash
+from quadloom_export.passes.recompute import recompute_products
 from quadloom_export.passes.rematerialize import rematerialize
 from quadloom_export.passes.row_chunks import split_rows
+from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
 from quadloom_export.passes.trim import trim
@@ -26,20 +29,24 @@ def evaluation_graph(model: LoraModel, *, batch_size: int, sequence_length: int)
 
 def made_lean(recording: JointGraph) -> JointGraph:
     """A recording without what nobody needs, in the operators that the later passes expect."""
-    return fuse_matmuls(compute_needed_rows(simplify(recording)))
+    return share_heads(fuse_matmuls(compute_needed_rows(simplify(recording))))
 
 
 def at_depth(full: JointGraph, depth: int, *, recompute: float = 0.0, row_chunks: int = 1) -> JointGraph:
-    """The graph that trains the last `depth` layers.
+    """The graph that trains the last `depth` layers, on the way to its members.
 
     Args:
         recompute: see `rematerialize`.
         row_chunks: see `split_rows`.
     """
-    lean = save_bases_only(save_gelu_derivative(trim(full, depth=depth)))
+    lean = save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth))))
     return split_rows(rematerialize(lean, budget=recompute), chunks=row_chunks)
 
 
 def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: StashFormat) -> JointGraph:
-    """The member of `graph`'s depth that quantizes the stash of `quantized_layers` layers."""
-    return quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format)
+    """The member of `graph`'s depth that quantizes the stash of `quantized_layers` layers.
+
+    Products are recomputed in the other layers only: from quantized factors they would be less precise than when they
+    are quantized themselves, since a norm's weights damp the outliers of its input.
+    """
+    return recompute_products(quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format))

@@ -51,6 +51,18 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("quadloom::silu_derivative", mutates_args=())
+def silu_derivative(x: Tensor) -> Tensor:
+    """Derivative of ``x sigmoid(x)``; `passes.gate` writes it in plain operators, so no lowering sees it."""
+    sigmoid = torch.sigmoid(x)
+    return sigmoid + x * sigmoid * (1 - sigmoid)
+
+
+@silu_derivative.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 @torch.library.custom_op("quadloom::unit_interval", mutates_args=())
 def unit_interval(x: Tensor) -> Tensor:
     """Map [-1, 1] onto [0, 1]: ``0.5 x + 0.5``, one pass over memory in every engine."""

@@ -5,7 +5,7 @@ from typing import get_args
 
 from torch import nn
 
-from quadloom_runtime.contract.manifest import Format, MemberKey
+from quadloom_runtime.contract.manifest import Format, MemberKey, TaskKind, TaskSpec
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -14,7 +14,8 @@ class FamilySettings:
     """What to export.
 
     Attributes:
-        depths: LoRA depths, None for 0 and all layers.
+        num_labels: classes of a sequence classification.
+        depths: LoRA depths, None for all of them.
         quantized: quantized-layer counts, used where they do not exceed the depth; None for all.
         formats: what the members are made for; each gets every member.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
@@ -23,6 +24,7 @@ class FamilySettings:
         row_chunks: shares in which the rows of a feed-forward are processed, one after the other.
     """
 
+    task: TaskKind = "sequence-classification"
     num_labels: int = 2
     depths: tuple[int, ...] | None = None
     quantized: tuple[int, ...] | None = None
@@ -37,6 +39,16 @@ class FamilySettings:
     recompute: float = 0.0
     row_chunks: int = 1
     seed: int = 0
+
+    @property
+    def task_spec(self) -> TaskSpec:
+        """The task as the manifest states it."""
+        return TaskSpec(kind=self.task, num_labels=self.num_labels if self.task == "sequence-classification" else None)
+
+    @property
+    def least_depth(self) -> int:
+        """The head of a classifier trains even alone; that of a language model never does."""
+        return 0 if self.task == "sequence-classification" else 1
 
 
 DEFAULTS = FamilySettings()
@@ -66,12 +78,14 @@ def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ..
     Raises:
         QuadloomError: a depth above the number of layers, a quantized-layer count above every depth, or no member.
     """
-    depths = settings.depths if settings.depths is not None else tuple(range(layers + 1))
+    least = settings.least_depth
+    depths = settings.depths if settings.depths is not None else tuple(range(least, layers + 1))
     for depth in depths:
-        if not 0 <= depth <= layers:
+        if not least <= depth <= layers:
             raise QuadloomError(
-                f"depth {depth} is outside 0..{layers}: the model has {layers} layers",
-                remedy=f"choose depths from 0-{layers}",
+                f"depth {depth} is outside {least}..{layers}: the model has {layers} layers, and the task is "
+                f"{settings.task}",
+                remedy=f"choose depths from {least}-{layers}",
             )
     if settings.quantized is not None and (high := max(settings.quantized, default=0)) > max(depths, default=0):
         raise QuadloomError(

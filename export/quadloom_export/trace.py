@@ -4,24 +4,20 @@
 different batch sizes; `passes.batch_free` compares the two recordings and removes the batch size from every argument.
 """
 
-from collections.abc import Callable
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._decomp import core_aten_decompositions
-from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from quadloom_export import semantic_ops
+from quadloom_export.decompositions import decomposition_table
 from quadloom_export.graph import GRADIENT_PREFIX, SHAPE_MODES, JointGraph, propagate, remove_dead
 from quadloom_export.model import LoraModel, canonical_name
+from quadloom_export.objective import example_labels, gives_logits, judge, run_model
 from quadloom_export.passes.batch_free import TRACED_BATCH_SIZES, make_batch_free
 from quadloom_runtime.errors import QuadloomError
-
-aten = torch.ops.aten
-IGNORED_LABEL = -100
 
 
 @dataclass
@@ -44,35 +40,37 @@ def trace_training(model: LoraModel, *, batch_size: int, sequence_length: int) -
 
 
 def trace_evaluation(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
-    """The forward graph with logits as an output."""
+    """The forward graph, with logits as an output where the task has use for them."""
     return _trace(model, batch_size=batch_size, sequence_length=sequence_length, training=False)
 
 
-def example_batch(rows: int, sequence_length: int, *, token_types: bool) -> dict[str, Tensor]:
+def example_batch(model: LoraModel, rows: int, sequence_length: int) -> dict[str, Tensor]:
     """A batch of the right shapes and dtypes."""
     ids = torch.ones(rows, sequence_length, dtype=torch.long)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    if not token_types:
-        del batch["token_type_ids"]
-    return batch | {"labels": torch.zeros(rows, dtype=torch.long)}
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if uses_token_types(model):
+        batch["token_type_ids"] = torch.zeros_like(ids)
+    return batch | {"labels": example_labels(model, ids)}
 
 
 def uses_token_types(model: LoraModel) -> bool:
     """Whether the model distinguishes segments."""
-    import inspect
-
     accepted = inspect.signature(model.module.get_base_model().forward).parameters
     return "token_type_ids" in accepted and getattr(model.module.config, "type_vocab_size", 0) > 1
 
 
 def _trace(model: LoraModel, *, batch_size: int, sequence_length: int, training: bool) -> JointGraph:
-    recordings = [_record(model, rows, sequence_length, training=training) for rows in TRACED_BATCH_SIZES]
-    graph, keys = make_batch_free(recordings[0][0], recordings[1][0]), recordings[0][1]
+    recordings = [
+        _record(model, rows, sequence_length, batch_size=batch_size, training=training) for rows in TRACED_BATCH_SIZES
+    ]
+    graph, inputs = make_batch_free(recordings[0][0], recordings[1][0]), recordings[0][1]
     for node in graph.nodes:
-        if node.name in keys:
-            node.meta |= dict(zip(("role", "key"), keys[node.name], strict=True))
+        node.meta |= inputs.get(node.name, {})
     outputs = ["loss", "correct_count", "example_count"]
-    outputs += [GRADIENT_PREFIX + row.name for row in model.parameters] if training else ["logits"]
+    if training:
+        outputs += [GRADIENT_PREFIX + row.name for row in model.parameters]
+    elif gives_logits(model):
+        outputs += ["logits"]
     frozen = {canonical_name(name): value for name, value in model.frozen.items()}
     frozen |= {node.meta["key"]: node.meta["constant"] for node in graph.nodes if "constant" in node.meta}
     joint = JointGraph(
@@ -89,10 +87,10 @@ def _trace(model: LoraModel, *, batch_size: int, sequence_length: int, training:
 
 
 def _record(
-    model: LoraModel, rows: int, sequence_length: int, *, training: bool
-) -> tuple[fx.Graph, dict[str, tuple[str, str]]]:
-    """Record one batch size; returns the tagged graph and (role, key) per placeholder name."""
-    batch = example_batch(rows, sequence_length, token_types=uses_token_types(model))
+    model: LoraModel, rows: int, sequence_length: int, *, batch_size: int, training: bool
+) -> tuple[fx.Graph, dict[str, dict[str, Any]]]:
+    """Record with `rows` a graph for `batch_size`; returns it tagged, and what its inputs are by placeholder name."""
+    batch = example_batch(model, rows, sequence_length)
     marks = _Marks()
 
     def joint(parameters: list[Tensor], batch_values: list[Tensor], frozen: list[Tensor]) -> tuple[Tensor, ...]:
@@ -102,14 +100,14 @@ def _record(
         named = dict(zip(batch, batch_values, strict=True))
         labels = named.pop("labels")
         with _marking(model, marks):
-            output = torch.func.functional_call(model.module, values, args=(), kwargs=named, tie_weights=False)
-        logits = output.logits
-        loss, correct, count = _loss_and_counts(logits, labels)
+            output = run_model(model, values, named)
+        marks.backward_start = _recorded() if training else 0
+        judged = judge(model, output, values, labels, batch_size=batch_size, training=training)
+        counts = judged.worth.loss.detach(), judged.worth.correct, judged.worth.count
         if not training:
             marks.names = _recorded_names()
-            return loss, correct, count, logits
-        marks.backward_start = _recorded()
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+            return (*counts, output) if gives_logits(model) else counts
+        gradients = torch.autograd.grad(judged.root, leaves, grad_outputs=judged.root_gradient, allow_unused=True)
         marks.names = _recorded_names()
         for row, gradient in zip(model.parameters, gradients, strict=True):
             if gradient is None:
@@ -117,41 +115,22 @@ def _record(
                     f"the trainable tensor {row.name} does not influence the loss",
                     remedy="leave its module out of --target-modules",
                 )
-        return loss.detach(), correct, count, *gradients
+        return *counts, *gradients
 
     inputs = (list(model.trainable.values()), list(batch.values()), list(model.frozen.values()))
-    # The default decompositions save and compute more than a frozen layer's backward needs.
-    table = core_aten_decompositions()
-    for operator, decomposition in _DECOMPOSITIONS.items():
-        table[operator] = decomposition
-    # torch's own table type is a mapping in all but name.
-    recorded = make_fx(joint, tracing_mode="fake", decomposition_table=table)(*inputs)  # type: ignore[arg-type]
+    recorded = make_fx(joint, tracing_mode="fake", decomposition_table=decomposition_table())(*inputs)
     _check_order(marks, model)
     graph = recorded.graph
     _tag(graph, marks, layers=len(model.layer_names))
-    roles = [("parameter", row.name) for row in model.parameters] + [("batch", name) for name in batch]
-    roles += [("frozen", canonical_name(name)) for name in model.frozen]
+    roles: list[dict[str, Any]] = [{"role": "parameter", "key": row.name} for row in model.parameters]
+    roles += [{"role": "batch", "key": name} for name in batch]
+    tables = dict(model.module.named_buffers())
+    roles += [{"role": "frozen", "key": canonical_name(name), "table": name in tables} for name in model.frozen]
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    keys = {node.name: role for node, role in zip(placeholders, roles, strict=True)}
     for node in graph.nodes:
         if node.op == "get_attr":
             node.meta["constant"] = getattr(recorded, str(node.target))
-    return graph, keys
-
-
-def _loss_and_counts(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean cross entropy over the rows whose label is not -100, right predictions and number of those rows.
-
-    Written with a one-hot mask instead of `cross_entropy`: no gather, no scatter, and a padding row is a row of zeros.
-    """
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    target = (labels.unsqueeze(1) == classes).to(torch.float32)
-    counted = labels != IGNORED_LABEL
-    count = counted.to(torch.int64).sum()
-    rows = counted.to(torch.float32).sum().clamp(min=1.0)
-    loss = -(torch.log_softmax(logits, dim=1) * target).sum() / rows
-    correct = (logits.detach().argmax(dim=1) == labels).to(torch.int64).sum()
-    return loss, correct, count
+    return graph, {node.name: role for node, role in zip(placeholders, roles, strict=True)}
 
 
 def _recorded_names() -> list[str]:
@@ -223,7 +202,7 @@ def _tag(graph: fx.Graph, marks: _Marks, *, layers: int) -> None:
 def _attach_shapes(joint: JointGraph, model: LoraModel, sequence_length: int) -> None:
     """Compute ``val`` and ``twin`` of every node at the family's batch size."""
     for key, rows in (("val", joint.batch_size), ("twin", joint.batch_size + 1)):
-        batch = example_batch(rows, sequence_length, token_types=uses_token_types(model))
+        batch = example_batch(model, rows, sequence_length)
         sources = {"parameter": model.trainable, "batch": batch, "frozen": joint.frozen}
         for node in joint.inputs:
             value = sources[node.meta["role"]][node.meta["key"]]
@@ -231,41 +210,3 @@ def _attach_shapes(joint: JointGraph, model: LoraModel, sequence_length: int) ->
     for node in joint.nodes:
         propagate(node)
     remove_dead(joint.graph)
-
-
-def _layer_norm_backward(
-    gradient: Tensor,
-    x: Tensor,
-    normalized_shape: list[int],
-    mean: Tensor,
-    inverse_deviation: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,  # noqa: ARG001 - part of the operator's signature
-    output_mask: list[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """``dx = (g w - mean(g w) - x^ mean(g w x^)) / sigma``: two full-size products fewer than the stock one."""
-    axes = list(range(x.dim() - len(normalized_shape), x.dim()))
-    outer = list(range(x.dim() - len(normalized_shape)))
-    normalized = (x - mean) * inverse_deviation
-    weighted = gradient if weight is None else gradient * weight
-    correlation = (weighted * normalized).mean(axes, keepdim=True)
-    dx = (weighted - weighted.mean(axes, keepdim=True) - normalized * correlation) * inverse_deviation
-    dw = (gradient * normalized).sum(outer) if output_mask[1] and outer else None
-    db = gradient.sum(outer) if output_mask[2] and outer else None
-    return dx if output_mask[0] else None, dw, db
-
-
-def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
-    stock = core_aten_decompositions()[aten.gelu_backward.default]
-    result: Tensor = (
-        gradient * semantic_ops.gelu_derivative(x)
-        if approximate == "none"
-        else stock(gradient, x, approximate=approximate)
-    )
-    return result
-
-
-_DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {
-    aten.native_layer_norm_backward.default: _layer_norm_backward,
-    aten.gelu_backward.default: _gelu_backward,
-}

@@ -1,4 +1,4 @@
-"""Local data: labelled text from a file, as batches of the family's static shape."""
+"""Local data: text from a file, labelled for a classifier, as batches of the family's static shape."""
 
 import csv
 import json
@@ -10,21 +10,25 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from quadloom_runtime.contract.manifest import TaskKind
 from quadloom_runtime.engines.engine import IGNORED_LABEL, Batch, IntArray
 from quadloom_runtime.errors import MissingExtraError, QuadloomError
 
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled text; the label is a class index."""
+    """One text; the label is a class index, None where there is none."""
 
     text: str
-    label: int
+    label: int | None
 
 
 @dataclass(frozen=True)
 class EncodedData:
-    """Token ids of all examples: int64 ``(examples, sequence_length)``; labels int64 ``(examples,)``."""
+    """Token ids of all examples: int64 ``(examples, sequence_length)``.
+
+    Labels are int64 ``(examples,)``; for a language model ``(examples, sequence_length)``, the tokens themselves.
+    """
 
     input_ids: IntArray
     attention_mask: IntArray
@@ -41,7 +45,8 @@ def load_examples(
     """Read JSONL (``.jsonl``, ``.json``), CSV with a header, or Parquet.
 
     Args:
-        num_labels: number of classes; None when the family is not known yet, `check_labels` then comes later.
+        num_labels: number of classes, and every row must have a label; None when the task is not known yet
+            (`check_labels` then comes later) or has no classes.
 
     Raises:
         QuadloomError: unreadable, empty, a missing field, a text that is none, or a label that is not a class index.
@@ -49,30 +54,40 @@ def load_examples(
     examples = []
     for number, row in enumerate(_rows(path), 1):
         where = f"{path}, row {number}"
-        for field in (text_field, label_field):
+        for field in (text_field,) if num_labels is None else (text_field, label_field):
             if row.get(field) is None:
                 raise QuadloomError(
                     f"{where} has no field {field!r}; it has {', '.join(map(repr, row))}",
                     remedy="name the fields with --text-field and --label-field, and fill them in every row",
                 )
-        text = row[text_field]
+        text, label = row[text_field], row.get(label_field)
         if not isinstance(text, str):
             raise QuadloomError(f"{where}: {text_field} is {text!r}", remedy="give the text as a string")
-        examples.append(Example(text, _label(row[label_field], where=where)))
+        examples.append(Example(text, None if label is None else _label(label, where=where)))
     if not examples:
-        raise QuadloomError(f"{path} holds no examples", remedy="give a file with at least one labelled row")
+        raise QuadloomError(f"{path} holds no examples", remedy="give a file with at least one row of text")
     if num_labels is not None:
         check_labels(examples, num_labels=num_labels, source=path)
     return examples
 
 
-def check_labels(examples: Sequence[Example], *, num_labels: int, source: Path) -> None:
+def check_labels(examples: Sequence[Example], *, num_labels: int | None, source: Path) -> None:
     """Check that each label is one of 0..num_labels-1; `source` names the file in the error.
 
+    Args:
+        num_labels: None for a task without classes, which takes any text.
+
     Raises:
-        QuadloomError: the first row whose label is not.
+        QuadloomError: the first row whose label is not, or that has none.
     """
+    if num_labels is None:
+        return
     for number, example in enumerate(examples, 1):
+        if example.label is None:
+            raise QuadloomError(
+                f"{source}, row {number} has no label, and the task is to tell {num_labels} classes apart",
+                remedy="name its field with --label-field, and fill it in every row",
+            )
         if example.label >= num_labels:
             raise QuadloomError(
                 f"{source}, row {number}: label {example.label} is outside 0..{num_labels - 1}",
@@ -80,11 +95,20 @@ def check_labels(examples: Sequence[Example], *, num_labels: int, source: Path) 
             )
 
 
-def encode(examples: Sequence[Example], tokenizer_path: Path, *, sequence_length: int) -> EncodedData:
+def encode(
+    examples: Sequence[Example],
+    tokenizer_path: Path,
+    *,
+    sequence_length: int,
+    task: TaskKind = "sequence-classification",
+) -> EncodedData:
     """Tokenize with the family's ``tokenizer.json``, which truncates and pads to the family's sequence length.
 
+    For a language model every token is a label, and texts of fewer than two tokens, after which nothing follows, are
+    left out.
+
     Raises:
-        QuadloomError: the tokenizer cannot be read or used, or makes rows of another length.
+        QuadloomError: the tokenizer cannot be read or used, makes rows of another length, or leaves no text.
     """
     remedy = "fetch or export the family again"
     try:
@@ -101,12 +125,25 @@ def encode(examples: Sequence[Example], tokenizer_path: Path, *, sequence_length
             f"the tokenizer {tokenizer_path} does not make rows of {sequence_length} tokens, as the family says",
             remedy=remedy,
         )
-    return EncodedData(
+    data = EncodedData(
         input_ids=np.asarray([each.ids for each in encoded], dtype=np.int64),
         attention_mask=np.asarray([each.attention_mask for each in encoded], dtype=np.int64),
         token_type_ids=np.asarray([each.type_ids for each in encoded], dtype=np.int64),
-        labels=np.asarray([example.label for example in examples], dtype=np.int64),
+        labels=np.asarray([example.label or 0 for example in examples], dtype=np.int64),
     )
+    return data if task == "sequence-classification" else _labelled_by_itself(data)
+
+
+def _labelled_by_itself(data: EncodedData) -> EncodedData:
+    """The texts with a token to predict, each token a label but for the padding."""
+    kept = data.attention_mask.sum(axis=1) >= 2
+    if not kept.any():
+        raise QuadloomError(
+            f"none of {len(data)} texts has two tokens, so there is no next token to learn",
+            remedy="give texts of at least a few words",
+        )
+    ids, mask = data.input_ids[kept], data.attention_mask[kept]
+    return EncodedData(ids, mask, data.token_type_ids[kept], np.where(mask == 1, ids, IGNORED_LABEL))
 
 
 def batches(data: EncodedData, *, batch_size: int, order: IntArray | None = None) -> Iterator[Batch]:

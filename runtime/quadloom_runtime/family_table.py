@@ -1,6 +1,6 @@
 """A family as tables for people."""
 
-from quadloom_runtime.contract.manifest import FamilyManifest, MemberSpec
+from quadloom_runtime.contract.manifest import FamilyManifest, MemberSpec, TaskSpec
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -11,7 +11,7 @@ def family_table(manifest: FamilyManifest) -> str:
     lines = [
         f"{manifest.model.architecture} from {manifest.model.source}: {manifest.model.layers} layers, "
         f"{manifest.model.parameters / 1e6:.1f} M parameters",
-        f"{manifest.task.kind}, {manifest.task.num_labels} labels; LoRA rank {lora.rank}, alpha {lora.alpha:g}, "
+        f"{_task(manifest.task)}; LoRA rank {lora.rank}, alpha {lora.alpha:g}, "
         f"{len(lora.target_modules)} modules; batch {batch.batch_size} x {batch.sequence_length}; "
         f"stash INT{stash.bits} in groups of {stash.group_size}; dropout {manifest.dropout:g}; {weights}",
         "",
@@ -74,6 +74,10 @@ def find_member(manifest: FamilyManifest, text: str) -> MemberSpec:
             return member
     have = " ".join(f"{each.key.depth},{each.key.quantized_layers}" for each in manifest.members)
     raise QuadloomError(f"the family has no member {text!r}", remedy=f"choose one of: {have}")
+
+
+def _task(task: TaskSpec) -> str:
+    return task.kind if task.num_labels is None else f"{task.kind}, {task.num_labels} labels"
 
 
 def _row(member: MemberSpec) -> str:

@@ -56,7 +56,7 @@ class TrainingOutcome:
 
 @dataclass(frozen=True)
 class Accumulated:
-    """Mean gradient over all rows of one optimizer step, the loss of each batch, and the rows that counted."""
+    """Mean gradient over all predictions of one optimizer step, the loss of each batch, and the rows that counted."""
 
     gradients: dict[str, FloatArray]
     losses: tuple[float, ...]
@@ -123,26 +123,27 @@ def train(
 
 
 def accumulate(engine: TrainingEngine, parameters: Mapping[str, FloatArray], group: Iterable[Batch]) -> Accumulated:
-    """Run the batches of one optimizer step; each batch weighs by its rows that count, whatever its padding.
+    """Run the batches of one optimizer step; each batch weighs by its predictions that count, whatever its padding.
 
     One batch's gradients are added up before the next one runs, so memory does not grow with the number of batches.
     """
     total: dict[str, FloatArray] = {}
     losses: list[float] = []
-    examples = 0
+    predictions = rows = 0
     for batch in group:
         result = engine.step(parameters, batch)
         weight = np.float32(result.examples)
         for name, gradient in result.gradients.items():
             total[name] = total[name] + weight * gradient if name in total else weight * gradient
         losses.append(result.loss)
-        examples += result.examples
-    mean = {name: gradient / np.float32(examples) for name, gradient in total.items()}
-    return Accumulated(mean, tuple(losses), examples)
+        predictions += result.examples
+        rows += batch.examples
+    mean = {name: gradient / np.float32(predictions) for name, gradient in total.items()}
+    return Accumulated(mean, tuple(losses), rows)
 
 
 def evaluate(engine: EvaluationEngine, parameters: Mapping[str, FloatArray], batches: Iterable[Batch]) -> Evaluation:
-    """Accuracy and mean loss over all rows that count.
+    """Accuracy and mean loss over all predictions that count: of a language model, next tokens.
 
     Raises:
         QuadloomError: there are none.

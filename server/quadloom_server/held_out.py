@@ -40,7 +40,12 @@ def held_out_evaluator(
             remedy="let `quadloom export` finish, or serve without --eval-data",
         )
     examples = load_examples(data, num_labels=manifest.task.num_labels, text_field=text_field, label_field=label_field)
-    encoded = encode(examples[:limit], family.folder / tokenizer.path, sequence_length=manifest.batch.sequence_length)
+    encoded = encode(
+        examples[:limit],
+        family.folder / tokenizer.path,
+        sequence_length=manifest.batch.sequence_length,
+        task=manifest.task.kind,
+    )
     engine = open_evaluation_engine(family.folder, manifest, threads=threads)
 
     def judge(parameters: Mapping[str, FloatArray]) -> Evaluation:

@@ -92,6 +92,7 @@ def test_the_device_command_understands_the_options_of_every_device(tmp_path: Pa
         (TASK + DATA + 'split = "random"\n' + DEVICE, r"data\.split.*'random'"),
         (TASK + DATA + 'split = "dirichlet"\nalpha = 0\n' + DEVICE, r"data\.alpha.*\b0\b"),
         (TASK + "target_accuracy = 80\n" + DATA + DEVICE, r"task\.target_accuracy.*\b80\b"),
+        (TASK + "target_loss = 0\n" + DATA + DEVICE, r"task\.target_loss.*\b0\b"),
         (TASK + DATA + DEVICE + "count = 0\n", r"device\.0\.count.*\b0\b"),
         (TASK + DATA + DEVICE + "slowdown = 0.5\n", r"device\.0\.slowdown.*0\.5"),
         (TASK + DATA + DEVICE + 'name = "../up"\n', r"device\.0\.name.*'\.\./up'"),

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from quadloom_export.calibration import eager_gradients, gradient_error
 from quadloom_export.family import export_family
-from quadloom_export.model import LoraModel, add_lora, load_classifier
+from quadloom_export.model import LoraModel, add_lora
+from quadloom_export.pretrained import load_classifier
 from quadloom_export.settings import FamilySettings
 from quadloom_runtime.contract.manifest import FamilyManifest, GradientError, MemberKey
 from quadloom_runtime.data import batches, encode, load_examples

@@ -82,3 +82,10 @@ def test_constants_of_the_batch_have_the_static_size():
     full, tile = quadloom.batch_full.default, quadloom.batch_tile.default
     assert torch.equal(translated(full, reference, [2, 4], 0, 0.5), full(reference, [2, 4], 0, 0.5))
     assert torch.equal(translated(tile, x, reference, [2, 1], 0), tile(x, reference, [2, 1], 0))
+
+
+@pytest.mark.parametrize("columns", [7, 5000, 49_152])
+def test_softmax_is_the_same_over_few_and_many_classes(columns):
+    x = 3 * random(3, columns)
+    found = translated(torch.ops.aten._softmax.default, x, 1, False)
+    torch.testing.assert_close(found.double(), torch.softmax(x.double(), 1), rtol=5e-5, atol=0)

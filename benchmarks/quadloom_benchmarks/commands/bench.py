@@ -11,10 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     memory = kinds.add_parser("memory", help="step peak per member in fresh processes, against PyTorch eager + PEFT")
     step = kinds.add_parser("step", help="CPU time per step, interleaved with PyTorch eager + PEFT")
+    executorch = kinds.add_parser("executorch-memory", help="arena and measured growth of ExecuTorch members")
     for each in (memory, step):
         each.add_argument(
             "--family", type=Path, help="an exported family; default: the 12-layer MiniLM shape, random weights"
         )
+    for each in (memory, step, executorch):
         each.add_argument("--members", default="12,0 12,4 12,8 12,12", metavar='"D,Q ..."', help="members to measure")
         each.add_argument("--layers", type=int, default=12)
         each.add_argument("--batch-size", type=int, default=16)
@@ -39,6 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
     from quadloom_benchmarks.families import open_family, parse_members
 
     members = parse_members(arguments.members)
+    if arguments.benchmark == "executorch-memory":
+        from quadloom_benchmarks.executorch_memory import report_executorch_memory
+
+        report_executorch_memory(
+            members,
+            layers=arguments.layers,
+            batch_size=arguments.batch_size,
+            sequence_length=arguments.sequence_length,
+            work=arguments.work,
+        )
+        return 0
     family = open_family(
         arguments.family,
         work=arguments.work,

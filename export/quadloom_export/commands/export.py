@@ -3,7 +3,9 @@
 import argparse
 import time
 from pathlib import Path
+from typing import get_args
 
+from quadloom_runtime.contract.manifest import TaskKind
 from quadloom_runtime.errors import MissingExtraError, QuadloomError
 from quadloom_runtime.family_signature import write_signature
 from quadloom_runtime.keys import load_private_key
@@ -13,11 +15,11 @@ SUMMARY = "export a model as a family of training graphs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("model", metavar="MODEL", help="hub id or folder of a Hugging Face encoder")
-    parser.add_argument("--task", choices=["sequence-classification"], default="sequence-classification")
-    parser.add_argument("--num-labels", type=int, default=2, metavar="N")
+    parser.add_argument("model", metavar="MODEL", help="hub id or folder of a Hugging Face model, or a .gguf file")
+    parser.add_argument("--task", choices=get_args(TaskKind), default="sequence-classification")
+    parser.add_argument("--num-labels", type=int, default=2, metavar="N", help="classes of sequence-classification")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the family to")
-    parser.add_argument("--depths", metavar="LIST", help="LoRA depths such as 0,2,4-6; default: 0 and all layers")
+    parser.add_argument("--depths", metavar="LIST", help="LoRA depths such as 0,2,4-6; default: all")
     parser.add_argument("--quantized", default="all", metavar="LIST", help="quantized-layer counts, or all")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--alpha", type=float, default=16.0)
@@ -52,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise MissingExtraError(package=str(error.name), extra="export") from None
     settings = FamilySettings(
+        task=arguments.task,
         num_labels=arguments.num_labels,
         depths=depths,
         quantized=quantized,

@@ -7,14 +7,17 @@ the graph's outputs out, all at the family's batch size. Frozen tensors lie in `
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from quadloom_export.graph import JointGraph, evaluate, shape_of, val
 from quadloom_export.lowering.executorch_arena import Tenancy, lower_bound_bytes, plan_arena
+from quadloom_export.lowering.executorch_edge import to_edge_dialect
 from quadloom_export.lowering.executorch_operators import TRANSLATIONS
 from quadloom_runtime.contract.manifest import TensorSpec
 from quadloom_runtime.errors import MissingExtraError
@@ -46,31 +49,58 @@ def lower_to_executorch(joint: JointGraph) -> ExecutorchMember:
     Raises:
         MissingExtraError: executorch is not installed.
     """
-    try:
-        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
-        from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
-    except ModuleNotFoundError:
-        raise MissingExtraError(package="executorch", extra="executorch") from None
-    given = [node for node in joint.inputs if node.meta["role"] != "frozen"]
-    examples = tuple(torch.zeros(shape_of(node), dtype=val(node).dtype) for node in given)
     planner = ArenaPlanner()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both packages deprecate their own calls
-        exported = torch.export.export(_Translated(joint), examples, strict=False)
-        compile_config = EdgeCompileConfig(
-            _check_ir_validity=False,  # linear is no core operator, yet it has the fastest kernel
-            preserve_ops=[torch.ops.aten.linear.default],
-        )
-        # Inputs stay where the caller has them; outputs are the arena's, until the next step.
-        memory = MemoryPlanningPass(planner, alloc_graph_input=False, alloc_graph_output=True)
-        config = ExecutorchBackendConfig(memory_planning_pass=memory, external_constants=_file_of)
-        program = to_edge(exported, compile_config=compile_config).to_executorch(config)
+    program = assemble({METHOD: exported(joint)}, {METHOD: planner}, weights_tag=WEIGHTS_TAG)
     (plan,) = program.executorch_program.execution_plan
     return ExecutorchMember(
         program=bytes(program.buffer),
         arena_bytes=sum(plan.non_const_buffer_sizes),
         arena_lower_bound_bytes=planner.lower_bound_bytes,
     )
+
+
+def exported(joint: JointGraph) -> ExportedProgram:
+    """A graph in PyTorch's form of export, its operators translated."""
+    given = [node for node in joint.inputs if node.meta["role"] != "frozen"]
+    examples = tuple(torch.zeros(shape_of(node), dtype=val(node).dtype) for node in given)
+    with torch.no_grad():
+        return torch.export.export(_Translated(joint), examples, strict=False)
+
+
+def assemble(
+    methods: Mapping[str, ExportedProgram], planners: Mapping[str, "ArenaPlanner"], *, weights_tag: str | None
+) -> Any:
+    """One program of several methods, each with an arena of its own; equal constants are stored once.
+
+    Args:
+        methods: what each method computes; rewritten in place.
+        planners: one per method, to be asked afterwards.
+        weights_tag: the data file that holds the weights, None to keep them in the program.
+
+    Raises:
+        MissingExtraError: executorch is not installed.
+    """
+    try:
+        from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig
+        from executorch.exir.passes.memory_planning_pass import MemoryPlanningPass
+    except ModuleNotFoundError:
+        raise MissingExtraError(package="executorch", extra="executorch") from None
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package deprecates its own calls
+        for method in methods.values():
+            to_edge_dialect(method.graph)
+        # Linear is no core operator, yet it has the fastest kernel; every tensor is contiguous.
+        compile_config = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+        # Inputs stay where the caller has them; outputs are the arena's, until the next step.
+        memory = {
+            name: MemoryPlanningPass(planner, alloc_graph_input=False, alloc_graph_output=True)
+            for name, planner in planners.items()
+        }
+        config = ExecutorchBackendConfig(
+            memory_planning_pass=memory,
+            external_constants=False if weights_tag is None else partial(_file_of, weights_tag),
+        )
+        return EdgeProgramManager(dict(methods), compile_config=compile_config).to_executorch(config)
 
 
 class ArenaPlanner:
@@ -132,10 +162,10 @@ def output_specs(joint: JointGraph) -> tuple[TensorSpec, ...]:
     return tuple(_spec(name, node) for name, node in joint.results.items())
 
 
-def _file_of(constant: fx.Node) -> str | None:
+def _file_of(weights_tag: str, constant: fx.Node) -> str | None:
     """Where a constant lies; None: in the program. A view of a tensor that lies elsewhere cannot be described."""
     is_viewed = any("view" in str(user.target) for user in constant.users)
-    return None if is_viewed else WEIGHTS_TAG
+    return None if is_viewed else weights_tag
 
 
 class _Translated(nn.Module):

@@ -189,6 +189,11 @@ def _full(out: OnnxEmitter, node: fx.Node) -> str:
     return out.node("Expand", [scalar, out.integers(shape_of(node))]) if shape_of(node) else scalar
 
 
+@_register(aten.rsqrt.default)
+def _rsqrt(out: OnnxEmitter, node: fx.Node) -> str:
+    return out.node("Reciprocal", [out.node("Sqrt", [out.name_of(node.args[0])])])  # type: ignore[arg-type]
+
+
 @_register(aten._to_copy.default)
 def _cast(out: OnnxEmitter, node: fx.Node) -> str:
     return out.node("Cast", [out.name_of(node.args[0])], to=ONNX_TYPES[val(node).dtype])  # type: ignore[arg-type]

@@ -18,6 +18,13 @@ from quadloom_export.graph import (
     val,
 )
 from quadloom_export.passes.batch_free import CONSTANT_KEY, constant_key
+from quadloom_export.passes.elementwise import (
+    join_slice_gradients,
+    number_before_spread,
+    number_to_small_operand,
+    plain_number,
+    plain_power,
+)
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
@@ -48,7 +55,10 @@ def simplify(joint: JointGraph) -> JointGraph:
     _fold_constants(result.graph, frozen)
     apply_rules(
         result.graph,
-        [drop_no_op, out_of_place, as_view, merge_views, merge_permutes, drop_broadcast, use_scalar(frozen)],
+        [
+            *(drop_no_op, out_of_place, as_view, merge_views, merge_permutes, drop_broadcast, use_scalar(frozen)),
+            *(plain_number, plain_power, number_before_spread, number_to_small_operand, join_slice_gradients),
+        ],
     )
     merge_equal_nodes(result.graph)
     remove_dead(result.graph)
@@ -173,30 +183,32 @@ def use_scalar(frozen: dict[str, Tensor]) -> Rule:
 
 
 def _is_constant(node: fx.Node) -> bool:
-    """A frozen input that is a folded constant or holds indices: not a weight."""
+    """A frozen input that is a folded constant or a table of the model: not a weight."""
     if node.op != "placeholder" or node.meta["role"] != "frozen":
         return False
-    return str(node.meta["key"]).startswith(CONSTANT_KEY) or not val(node).is_floating_point()
+    return str(node.meta["key"]).startswith(CONSTANT_KEY) or node.meta.get("table", False)
 
 
 def _fold_constants(graph: fx.Graph, frozen: dict[str, Tensor]) -> None:
     """Compute once, now, whatever depends on constants alone; the value becomes a frozen input."""
     first = next(iter(graph.nodes))
     values: dict[fx.Node, Any] = {n: frozen[n.meta["key"]] for n in graph.nodes if _is_constant(n)}
+    constants: dict[str, fx.Node] = {n.meta["key"]: n for n in values}
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.meta["val"], Tensor):
             continue
         if any(each not in values for each in node.all_input_nodes) or val(node).numel() > LARGEST_CONSTANT:
             continue
         value = evaluate(node.target, node.args, node.kwargs, values.__getitem__).detach().clone()
-        with graph.inserting_before(first):
-            constant = graph.placeholder(f"folded_{node.name}")
         key = constant_key(value)
-        constant.meta = {"phase": "forward", "layer": "embeddings", "role": "frozen", "key": key}
-        constant.meta |= {name: mode.from_tensor(value) for name, mode in SHAPE_MODES.items()}
+        if key not in constants:
+            with graph.inserting_before(first):
+                constants[key] = constant = graph.placeholder(f"folded_{node.name}")
+            constant.meta = {"phase": "forward", "layer": "embeddings", "role": "frozen", "key": key}
+            constant.meta |= {name: mode.from_tensor(value) for name, mode in SHAPE_MODES.items()}
         frozen[key] = value
-        values[constant] = values[node] = value
-        node.replace_all_uses_with(constant)
+        values[constants[key]] = values[node] = value
+        node.replace_all_uses_with(constants[key])
     remove_dead(graph)
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the fleet; status 1 if a target accuracy was set and not reached."""
+    """Run the fleet; status 1 if targets were set and none was reached."""
     from quadloom_runtime.emulation.fleet_file import load_fleet
 
     try:
@@ -30,7 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise MissingExtraError(package=str(error.name), extra="emulate") from None
     fleet = load_fleet(arguments.fleet, family=arguments.family)
     result = emulate(fleet, work=arguments.work or arguments.fleet.parent / "emulation", port=arguments.port)
-    if result.reached is None:
-        return 0
-    print(f"target accuracy {fleet.task.target_accuracy}: {'reached' if result.reached else 'NOT reached'}")
-    return 0 if result.reached else 1
+    for target, reached in result.reached.items():
+        print(f"target {target}: {'reached' if reached else 'NOT reached'}")
+    return 0 if not result.reached or any(result.reached.values()) else 1

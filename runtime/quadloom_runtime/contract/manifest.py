@@ -21,6 +21,7 @@ LONGEST_SHAPE: Final = 8
 MOST_COMPANIONS: Final = 16
 Text = Annotated[str, StringConstraints(max_length=500)]
 Format = Literal["onnx", "executorch", "ort-training"]
+TaskKind = Literal["sequence-classification", "causal-lm"]
 LayerIndex = Annotated[int, Field(ge=0, le=10_000)] | Literal["head"]
 
 
@@ -146,7 +147,7 @@ class MemberSpec(Value):
 
 
 class EvaluationSpec(Value):
-    """The graph that evaluates the whole model: same inputs as a member, outputs loss, counts and logits."""
+    """The graph that evaluates the whole model: a member's inputs; outputs loss, counts and a classifier's logits."""
 
     format: Format
     graph: BlobReference
@@ -173,10 +174,21 @@ class ModelSpec(Value):
 
 
 class TaskSpec(Value):
-    """What is trained. Labels are class indices 0..num_labels-1."""
+    """What is trained.
 
-    kind: Literal["sequence-classification"]
-    num_labels: int = Field(ge=2, le=1_000_000)
+    Attributes:
+        kind: ``sequence-classification`` tells the class of a text, ``causal-lm`` each next token of it.
+        num_labels: of a classification alone: labels are class indices 0..num_labels-1.
+    """
+
+    kind: TaskKind
+    num_labels: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _labels_where_there_are_classes(self) -> "TaskSpec":
+        if (self.num_labels is not None) != (self.kind == "sequence-classification"):
+            raise ValueError(f"num_labels is {self.num_labels} for the task {self.kind}")
+        return self
 
 
 class LoraSpec(Value):

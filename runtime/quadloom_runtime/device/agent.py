@@ -164,7 +164,7 @@ class DeviceAgent:
         tokenizer = tokenizer_blob(manifest)
         if self._encoded is None or self._encoded[0] != tokenizer.sha256:
             path, length = self._family.folder / tokenizer.path, manifest.batch.sequence_length
-            encoded = encode(self._data.examples, path, sequence_length=length)
+            encoded = encode(self._data.examples, path, sequence_length=length, task=manifest.task.kind)
             self._encoded = (tokenizer.sha256, encoded)
         return self._encoded[1]
 

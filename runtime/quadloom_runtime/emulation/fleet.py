@@ -15,7 +15,7 @@ from quadloom_runtime.contract.administration import IssueTokenRequest
 from quadloom_runtime.contract.wire import TaskStatus
 from quadloom_runtime.data import load_examples
 from quadloom_runtime.emulation.display import Display
-from quadloom_runtime.emulation.fleet_file import FleetDevice, FleetFile, fleet_devices, needed_updates
+from quadloom_runtime.emulation.fleet_file import FleetDevice, FleetFile, TaskSection, fleet_devices, needed_updates
 from quadloom_runtime.emulation.processes import Child, Processes
 from quadloom_runtime.emulation.progress import EventTail, can_go_on
 from quadloom_runtime.emulation.shards import split_dirichlet, split_iid, write_shards
@@ -29,10 +29,10 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class EmulationResult:
-    """How an emulation ended. `reached` is None when no target accuracy was set."""
+    """How an emulation ended: for each target that was set, in words, whether a round reached it."""
 
     task: TaskStatus
-    reached: bool | None
+    reached: dict[str, bool]
 
 
 def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
@@ -57,20 +57,35 @@ def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
         task = _follow(address, server, children, devices, tails, needed_updates=needed)
         news = {name: tail.read() for name, tail in tails.items()}
         Display.final(task, devices, news)
-    target = fleet.task.target_accuracy
-    best = max((each.evaluation.accuracy for each in task.rounds if each.evaluation is not None), default=0.0)
-    return EmulationResult(task, None if target is None else best >= target)
+    return EmulationResult(task, _reached(fleet.task, task))
+
+
+def _reached(wanted: TaskSection, task: TaskStatus) -> dict[str, bool]:
+    found = [each.evaluation for each in task.rounds if each.evaluation is not None]
+    reached = {}
+    if (accuracy := wanted.target_accuracy) is not None:
+        reached[f"accuracy {accuracy}"] = any(each.accuracy >= accuracy for each in found)
+    if (loss := wanted.target_loss) is not None:
+        reached[f"loss {loss}"] = any(each.loss <= loss for each in found)
+    return reached
 
 
 def _deal_data(fleet: FleetFile, devices: tuple[FleetDevice, ...], folder: Path) -> list[Path]:
     data = fleet.data
-    labels = load_manifest(fleet.task.family).task.num_labels
-    examples = load_examples(data.train, num_labels=labels, text_field=data.text_field, label_field=data.label_field)
-    found = [each.label for each in examples]
+    num_labels = load_manifest(fleet.task.family).task.num_labels
+    examples = load_examples(
+        data.train, num_labels=num_labels, text_field=data.text_field, label_field=data.label_field
+    )
     if data.split == "iid":
-        shards = split_iid(found, len(devices), seed=data.seed)
+        shards = split_iid(len(examples), len(devices), seed=data.seed)
     else:
-        shards = split_dirichlet(found, len(devices), alpha=data.alpha, seed=data.seed)
+        labels = [each.label for each in examples if each.label is not None]
+        if len(labels) < len(examples):
+            raise QuadloomError(
+                f"{len(examples) - len(labels)} of {len(examples)} texts have no label; a dirichlet split needs them",
+                remedy='write split = "iid" in [data] of the fleet file',
+            )
+        shards = split_dirichlet(labels, len(devices), alpha=data.alpha, seed=data.seed)
     return write_shards(examples, shards, folder)
 
 
@@ -88,6 +103,7 @@ def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -
         "--text-field": data.text_field,
         "--label-field": data.label_field,
         "--target-accuracy": task.target_accuracy,
+        "--target-loss": task.target_loss,
         "--learning-rate": task.learning_rate,
         "--head-learning-rate": task.head_learning_rate,
         "--local-epochs": task.local_epochs,

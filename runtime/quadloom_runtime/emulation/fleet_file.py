@@ -28,6 +28,7 @@ class TaskSection(Section):
     rounds: int = Field(default=3, ge=1)
     min_updates: int | None = Field(default=None, ge=1)
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
+    target_loss: float | None = Field(default=None, gt=0)
     round_deadline_s: float = Field(default=600.0, gt=0)
     learning_rate: float | None = Field(default=None, gt=0)
     head_learning_rate: float | None = Field(default=None, gt=0)

@@ -10,9 +10,9 @@ from quadloom_runtime.data import Example
 from quadloom_runtime.errors import QuadloomError
 
 
-def split_iid(labels: Sequence[int], shards: int, *, seed: int) -> list[list[int]]:
+def split_iid(rows: int, shards: int, *, seed: int) -> list[list[int]]:
     """Shuffle, then deal evenly: row numbers per shard, sizes differing by one at most."""
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(rows)
     return [sorted(int(row) for row in order[start::shards]) for start in range(shards)]
 
 
@@ -51,7 +51,11 @@ def write_shards(examples: Sequence[Example], shards: Sequence[Sequence[int]], f
     paths = []
     for index, rows in enumerate(shards, 1):
         path = folder / f"shard-{index:04d}.jsonl"
-        lines = [json.dumps({"text": examples[row].text, "label": examples[row].label}) for row in rows]
+        lines = [json.dumps(_fields(examples[row])) for row in rows]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def _fields(example: Example) -> dict[str, str | int]:
+    return {"text": example.text} | ({} if example.label is None else {"label": example.label})

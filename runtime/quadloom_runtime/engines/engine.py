@@ -11,7 +11,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 IGNORED_LABEL = -100
-"""Label of a padding row: it adds nothing to loss, counts or gradients."""
+"""Label of a padding row or token: it adds nothing to loss, counts or gradients."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Batch:
     Attributes:
         input_ids, attention_mask: int64, ``(batch_size, sequence_length)``.
         token_type_ids: same shape; used only by graphs that have that input.
-        labels: int64, ``(batch_size,)``; `IGNORED_LABEL` marks padding rows.
+        labels: int64, ``(batch_size,)``; for a language model ``(batch_size, sequence_length)``, the tokens themselves,
+            each to be predicted from those before it. `IGNORED_LABEL` marks what does not count.
     """
 
     input_ids: IntArray
@@ -31,13 +32,18 @@ class Batch:
 
     @property
     def examples(self) -> int:
-        """Rows that count."""
-        return int((self.labels != IGNORED_LABEL).sum())
+        """Rows in which something counts."""
+        counted = self.labels != IGNORED_LABEL
+        return int(counted.reshape(len(counted), -1).any(axis=1).sum())
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss averaged over the counted rows, right predictions among them, and the gradient per trained tensor."""
+    """Mean loss over the predictions that count, right ones among them, and the gradient per trained tensor.
+
+    Attributes:
+        examples: number of those predictions: rows of a classifier's batch, tokens of a language model's.
+    """
 
     loss: float
     correct: int
@@ -47,12 +53,16 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Loss averaged over the counted rows, right predictions among them, logits ``(batch_size, num_labels)``."""
+    """Mean loss over the predictions that count, and right ones among them, as in `StepResult`.
+
+    Attributes:
+        logits: ``(batch_size, num_labels)`` of a classifier; None for a language model.
+    """
 
     loss: float
     correct: int
     examples: int
-    logits: FloatArray
+    logits: FloatArray | None
 
 
 class TrainingEngine(Protocol):

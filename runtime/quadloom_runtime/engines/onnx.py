@@ -69,7 +69,7 @@ class OnnxEvaluationEngine:
             loss=float(found["loss"]),
             correct=int(found["correct_count"]),
             examples=int(found["example_count"]),
-            logits=found["logits"],
+            logits=found.get("logits"),
         )
 
 

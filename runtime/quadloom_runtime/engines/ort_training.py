@@ -93,7 +93,7 @@ class OrtTrainingEngine:
             loss=float(found["loss"]),
             correct=int(found["correct_count"]),
             examples=int(found["example_count"]),
-            logits=found["logits"],
+            logits=found.get("logits"),
         )
 
     def save(self, path: Path) -> None:

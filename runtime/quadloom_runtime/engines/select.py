@@ -4,6 +4,7 @@ from pathlib import Path
 
 from quadloom_runtime.contract.manifest import EvaluationSpec, FamilyManifest, MemberKey, MemberSpec
 from quadloom_runtime.engines.engine import EvaluationEngine, TrainingEngine
+from quadloom_runtime.engines.executorch_files import check_program_files
 from quadloom_runtime.engines.installed import installed_formats
 from quadloom_runtime.engines.onnx_files import check_graph_files
 from quadloom_runtime.errors import QuadloomError
@@ -13,7 +14,7 @@ def open_training_engine(folder: Path, manifest: FamilyManifest, key: MemberKey,
     """Load one member from a family folder (or a device's partial copy of one).
 
     Raises:
-        UnsafeGraphError: its graph reaches for more than the family's weights.
+        UnsafeGraphError, UnsafeProgramError: its graph reaches for more than the family's weights.
         MissingExtraError: the package of its format is not installed.
         QuadloomError: the family has no such member, or its files cannot be loaded.
     """
@@ -23,7 +24,10 @@ def open_training_engine(folder: Path, manifest: FamilyManifest, key: MemberKey,
     if key.format == "executorch":
         from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
 
-        return ExecutorchTrainingEngine(graph, weights, **specs, threads=threads, label=key.label)
+        check_program_files(graph, weights)
+        return ExecutorchTrainingEngine(
+            graph, weights, inputs=member.inputs, outputs=member.outputs, threads=threads, label=key.label
+        )
     check_graph_files(graph, weights)
     if key.format == "ort-training":
         from quadloom_runtime.engines.ort_training import OrtTrainingEngine
@@ -41,7 +45,7 @@ def open_evaluation_engine(folder: Path, manifest: FamilyManifest, *, threads: i
     """Load the family's evaluation graph, in the first format that is installed here.
 
     Raises:
-        UnsafeGraphError: it reaches for more than the family's weights.
+        UnsafeGraphError, UnsafeProgramError: it reaches for more than the family's weights.
         QuadloomError: no package for any of them is installed, or its files cannot be loaded.
     """
     found = _evaluation(manifest)
@@ -49,6 +53,7 @@ def open_evaluation_engine(folder: Path, manifest: FamilyManifest, *, threads: i
     if found.format == "executorch":
         from quadloom_runtime.engines.executorch import ExecutorchEvaluationEngine
 
+        check_program_files(graph, weights)
         return ExecutorchEvaluationEngine(graph, weights, inputs=found.inputs, outputs=found.outputs, threads=threads)
     from quadloom_runtime.engines.onnx import OnnxEvaluationEngine
 

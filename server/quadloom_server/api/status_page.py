@@ -71,4 +71,6 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _accuracy(evaluation: Evaluation | None) -> str:
-    return "not evaluated" if evaluation is None else f"{evaluation.accuracy:.4f} of {evaluation.examples}"
+    if evaluation is None:
+        return "not evaluated"
+    return f"{evaluation.accuracy:.4f} of {evaluation.examples}, loss {evaluation.loss:.4f}"

@@ -33,6 +33,7 @@ POLICY = (
     "min_updates",
     "round_deadline_s",
     "target_accuracy",
+    "target_loss",
     "retry_after_s",
     "retry_after_accepted_s",
     "retry_after_rejected_s",
@@ -137,6 +138,7 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
         "--round-deadline-s", type=float, metavar="S", help="when a round stops waiting for devices (default 600)"
     )
     group.add_argument("--target-accuracy", type=float, metavar="A", help="end early at this accuracy, e.g. 0.8")
+    group.add_argument("--target-loss", type=float, metavar="L", help="end early at this held-out loss")
     group.add_argument("--retry-after-s", type=float, metavar="S", help="how often waiting devices ask (default 1)")
     group.add_argument(
         "--retry-after-accepted-s", type=float, metavar="S", help="how soon devices ask after their update (default 1)"
@@ -224,11 +226,12 @@ def _policy(arguments: argparse.Namespace) -> "RoundPolicy":
 
     given = {name: getattr(arguments, name) for name in POLICY if getattr(arguments, name) is not None}
     given.setdefault("min_updates", given.get("min_devices", RoundPolicy.min_devices))
-    if arguments.target_accuracy is not None and arguments.eval_data is None:
-        raise QuadloomError(
-            f"--target-accuracy {arguments.target_accuracy} needs held-out data to measure it on",
-            remedy="give --eval-data FILE",
-        )
+    for option in ("target_accuracy", "target_loss"):
+        if given.get(option) is not None and arguments.eval_data is None:
+            flag = "--" + option.replace("_", "-")
+            raise QuadloomError(
+                f"{flag} {given[option]} needs held-out data to measure it on", remedy="give --eval-data FILE"
+            )
     return RoundPolicy(**given)
 
 

@@ -45,6 +45,8 @@ def finished_reason(session: Session, policy: RoundPolicy) -> str | None:
         return (
             f"round {last.number} reached accuracy {evaluation.accuracy:.4f}, the target is {policy.target_accuracy:g}"
         )
+    if policy.target_loss is not None and evaluation and evaluation.loss <= policy.target_loss:
+        return f"round {last.number} reached loss {evaluation.loss:.4f}, the target is {policy.target_loss:g}"
     if last.number >= policy.rounds:
         return f"all {policy.rounds} rounds are done"
     return None

@@ -18,6 +18,7 @@ class RoundPolicy:
         min_updates: accepted updates without which no round closes.
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
         target_accuracy: accuracy of the global model at which training ends early, None to train all rounds.
+        target_loss: the same for its loss.
         retry_after_s: seconds after which a device that has to wait asks again.
         retry_after_accepted_s: seconds after which a device whose report was accepted asks again.
         retry_after_rejected_s: seconds after which a device whose report was rejected asks again.
@@ -33,6 +34,7 @@ class RoundPolicy:
     min_updates: int = 1
     round_deadline_s: float = 600.0
     target_accuracy: float | None = None
+    target_loss: float | None = None
     retry_after_s: float = 1.0
     retry_after_accepted_s: float = 1.0
     retry_after_rejected_s: float = 5.0
@@ -54,7 +56,7 @@ class RoundPolicy:
                     f"{name} is {getattr(self, name)}",
                     remedy=f"give {name} seconds above 0, at most {MAXIMUM_RETRY_AFTER_S:g}",
                 )
-        for name in ("max_update_norm", "clip_update_norm", "max_examples_per_update"):
+        for name in ("target_loss", "max_update_norm", "clip_update_norm", "max_examples_per_update"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise QuadloomError(f"{name} is {value}", remedy=f"give {name} a positive number, or leave it out")

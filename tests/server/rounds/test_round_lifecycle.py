@@ -171,6 +171,16 @@ def test_training_ends_early_at_the_target_accuracy(make_task: MakeTask) -> None
     assert "target is 0.999" in task.rounds.check_in(device).reason
 
 
+def test_training_ends_early_at_the_target_loss(make_task: MakeTask) -> None:
+    task = make_task(rounds=50, target_loss=5.0)
+    (device,) = task.enrol("device")
+    run_round(task, device, 20.0)
+    assert not task.rounds.is_finished()
+    run_round(task, device, -20.0)
+    assert task.rounds.is_finished()
+    assert "target is 5" in task.rounds.check_in(device).reason
+
+
 def test_every_adapter_is_evaluated_the_initial_one_included(make_task: MakeTask) -> None:
     task = make_task(rounds=1)
     (device,) = task.enrol("device")
@@ -223,7 +233,10 @@ def test_events_tell_the_story_in_order(make_task: MakeTask) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rounds": 0}, {"min_devices": 0}, {"min_updates": -1}, {"round_deadline_s": 0.0}, {"target_accuracy": 80.0}],
+    [
+        *({"rounds": 0}, {"min_devices": 0}, {"min_updates": -1}, {"round_deadline_s": 0.0}),
+        *({"target_accuracy": 80.0}, {"target_loss": 0.0}),
+    ],
 )
 def test_a_policy_out_of_range_is_refused_by_name_and_value(wrong: dict[str, Any]) -> None:
     ((name, value),) = wrong.items()
