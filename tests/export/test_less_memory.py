@@ -48,9 +48,9 @@ def test_what_is_recomputed_is_what_was_saved(tiny, depth, budget):
 def test_no_more_is_recomputed_than_the_budget_allows(tiny, budget):
     before = at_depth(tiny.training, LAYERS)
     after = rematerialize(before, budget=budget)
-    assert multiply_adds(after, phase="forward") == multiply_adds(before, phase="forward")
-    repeated = multiply_adds(after, phase="backward") - multiply_adds(before, phase="backward")
-    assert 0 <= repeated <= budget * multiply_adds(before, phase="forward")
+    # Together: what only the backward reads may move there.
+    counts = [sum(multiply_adds(graph, phase=phase) for phase in ("forward", "backward")) for graph in (before, after)]
+    assert 0 <= counts[1] - counts[0] <= budget * multiply_adds(before, phase="forward")
 
 
 def test_a_larger_budget_never_leaves_a_larger_stash(bert):
