@@ -70,9 +70,10 @@ def _lower(
         save,
         weights_file,
     )
-    from quadloom_export.model import add_lora, load_classifier
+    from quadloom_export.model import add_lora
     from quadloom_export.passes.quantize import StashFormat
     from quadloom_export.pipeline import at_depth, at_quantization, training_graph
+    from quadloom_export.pretrained import load_classifier
 
     if not (folder / "model/config.json").exists():
         write_random_model(folder / "model", layers=layers)
