@@ -37,7 +37,7 @@ class FamilySettings:
     bits: int = 8
     group_size: int = 64
     recompute: float = 0.0
-    row_chunks: int = 1
+    row_chunks: int = 4
     seed: int = 0
 
     @property

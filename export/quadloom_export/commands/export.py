@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recompute", type=float, default=0.0, metavar="SHARE", help="of the forward's products that backward repeats"
     )
-    parser.add_argument("--row-chunks", type=int, default=1, metavar="N", help="shares of a feed-forward's rows")
+    parser.add_argument("--row-chunks", type=int, default=4, metavar="N", help="shares of a feed-forward's rows")
     parser.add_argument(
         "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, or several: onnx,executorch"
     )
