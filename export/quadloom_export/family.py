@@ -116,8 +116,7 @@ def export_family(
     calibration = calibrate(
         model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
-    stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
-    for member in _export_members(out, full, writers, calibration, stash_format, manifest.missing):
+    for member in _export_members(out, full, writers, calibration, settings, manifest.missing):
         manifest = _with_member(manifest, member)
         save_manifest(out, manifest)
         done, total = len(manifest.members), len(keys)
@@ -209,12 +208,13 @@ def _export_members(
     full: JointGraph,
     writers: Mapping[Format, FormatWriter],
     calibration: Calibration,
-    stash_format: StashFormat,
+    settings: FamilySettings,
     keys: tuple[MemberKey, ...],
 ) -> Iterator[MemberSpec]:
     """Write the members one by one; `keys` come by depth, then by quantized layers."""
+    stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
     for depth, of_depth in groupby(keys, key=lambda key: key.depth):
-        graph_of_depth = at_depth(full, depth)
+        graph_of_depth = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
         unquantized = at_quantization(graph_of_depth, 0, stash_format)
         for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
             graph = at_quantization(graph_of_depth, count, stash_format)

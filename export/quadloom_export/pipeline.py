@@ -8,6 +8,8 @@ from quadloom_export.passes.matmuls import fuse_matmuls
 from quadloom_export.passes.needed_rows import compute_needed_rows
 from quadloom_export.passes.quantize import StashFormat, quantize_stash
 from quadloom_export.passes.recompute import recompute_products
+from quadloom_export.passes.rematerialize import rematerialize
+from quadloom_export.passes.row_chunks import split_rows
 from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
@@ -30,9 +32,15 @@ def made_lean(recording: JointGraph) -> JointGraph:
     return share_heads(fuse_matmuls(compute_needed_rows(simplify(recording))))
 
 
-def at_depth(full: JointGraph, depth: int) -> JointGraph:
-    """The graph that trains the last `depth` layers, on the way to its members."""
-    return save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth))))
+def at_depth(full: JointGraph, depth: int, *, recompute: float = 0.0, row_chunks: int = 1) -> JointGraph:
+    """The graph that trains the last `depth` layers, on the way to its members.
+
+    Args:
+        recompute: see `rematerialize`.
+        row_chunks: see `split_rows`.
+    """
+    lean = save_bases_only(save_gate_slope(save_gelu_derivative(trim(full, depth=depth))))
+    return split_rows(rematerialize(lean, budget=recompute), chunks=row_chunks)
 
 
 def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: StashFormat) -> JointGraph:

@@ -21,6 +21,8 @@ class FamilySettings:
         executorch_backend: who computes what ExecuTorch's portable kernels are slow at.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
         group_size: stash elements that share a scale.
+        recompute: multiply-adds of the forward that the backward may repeat to save memory, as a share of all.
+        row_chunks: shares in which the rows of a feed-forward are processed, one after the other.
     """
 
     task: TaskKind = "sequence-classification"
@@ -36,6 +38,8 @@ class FamilySettings:
     sequence_length: int = 64
     bits: int = 8
     group_size: int = 64
+    recompute: float = 0.0
+    row_chunks: int = 4
     seed: int = 0
 
     @property
@@ -54,7 +58,7 @@ DEFAULTS = FamilySettings()
 
 def check_settings(settings: FamilySettings) -> None:
     """Refuse numbers that make no sense before anything is loaded."""
-    for name in ("rank", "batch_size", "num_labels", "group_size"):
+    for name in ("rank", "batch_size", "num_labels", "group_size", "row_chunks"):
         least = 2 if name == "num_labels" else 1
         if getattr(settings, name) < least:
             raise QuadloomError(

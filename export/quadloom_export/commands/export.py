@@ -31,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, choices=[8, 4], default=8, help="bits per quantized stash element")
     parser.add_argument("--group-size", type=int, default=64, help="stash elements that share a scale")
     parser.add_argument(
+        "--recompute", type=float, default=0.0, metavar="SHARE", help="of the forward's products that backward repeats"
+    )
+    parser.add_argument("--row-chunks", type=int, default=4, metavar="N", help="shares of a feed-forward's rows")
+    parser.add_argument(
         "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, or several: onnx,executorch"
     )
     parser.add_argument(
@@ -69,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         sequence_length=arguments.sequence_length,
         bits=arguments.bits,
         group_size=arguments.group_size,
+        recompute=arguments.recompute,
+        row_chunks=arguments.row_chunks,
         seed=arguments.seed,
     )
     signing_key = None if arguments.signing_key is None else load_private_key(arguments.signing_key)

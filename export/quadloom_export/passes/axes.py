@@ -29,6 +29,7 @@ POINTWISE = {
     aten.le.Scalar,
     aten._to_copy.default,
     quadloom.gelu_derivative.default,
+    quadloom.unit_interval.default,
 }
 REDUCTIONS = {aten.sum.dim_IntList, aten.mean.dim}
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default}
