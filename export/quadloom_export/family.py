@@ -6,7 +6,7 @@ stopped: members that the folder already holds under the same settings are kept.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -125,6 +125,12 @@ def export_family(
             f"[{done}/{total}] {member.key.label}: planned peak {member.planned_peak_bytes / 1e6:.1f} MB, "
             f"gradient error {100 * error.relative_l2:.2f} %, worst cosine {error.worst_cosine:.4f}"
         )
+    if settings.executorch_single_file and manifest.single_file is None:
+        progress("writing the single ExecuTorch program")
+        manifest = manifest.model_copy(
+            update={"single_file": _write_single_file(out, full, evaluation, settings, keys)}
+        )
+        save_manifest(out, manifest)
     return manifest
 
 
@@ -211,15 +217,32 @@ def _export_members(
     settings: FamilySettings,
     keys: tuple[MemberKey, ...],
 ) -> Iterator[MemberSpec]:
-    """Write the members one by one; `keys` come by depth, then by quantized layers."""
+    """Write the members one by one."""
+    for key, unquantized, graph in _graphs(full, settings, keys):
+        yield _export_member(out, key, unquantized, graph, writers[key.format], calibration)
+
+
+def _graphs(
+    full: JointGraph, settings: FamilySettings, keys: Iterable[MemberKey]
+) -> Iterator[tuple[MemberKey, JointGraph, JointGraph]]:
+    """Key, unquantized graph of its depth, and graph of each member; `keys` come by depth, then by quantized layers."""
     stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
     for depth, of_depth in groupby(keys, key=lambda key: key.depth):
         graph_of_depth = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
         unquantized = at_quantization(graph_of_depth, 0, stash_format)
         for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
             graph = at_quantization(graph_of_depth, count, stash_format)
-            for key in of_graph:
-                yield _export_member(out, key, unquantized, graph, writers[key.format], calibration)
+            yield from ((key, unquantized, graph) for key in of_graph)
+
+
+def _write_single_file(
+    out: Path, full: JointGraph, evaluation: JointGraph, settings: FamilySettings, keys: tuple[MemberKey, ...]
+) -> BlobReference:
+    from quadloom_export.formats.executorch import write_single_file
+
+    wanted = [key for key in keys if key.format == "executorch"]
+    graphs = [graph for _, _, graph in _graphs(full, settings, wanted)]
+    return write_single_file(out, [*graphs, evaluation], backend=settings.executorch_backend)
 
 
 def _export_member(
@@ -268,7 +291,7 @@ def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) ->
     if not (out / MANIFEST_NAME).exists():
         return planned
     earlier = load_manifest(out)
-    bare = {"members": (), "missing": ()}
+    bare = {"members": (), "missing": (), "single_file": None}
     if earlier.model_copy(update=bare) != planned.model_copy(update=bare):
         if not replace:
             raise QuadloomError(
@@ -282,6 +305,9 @@ def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) ->
     for member in earlier.members:
         if member.key in planned.missing and all(_is_intact(out, blob) for blob in (member.graph, *member.companions)):
             planned = _with_member(planned, member)
+    single = earlier.single_file
+    if single is not None and not planned.missing and _is_intact(out, single):
+        planned = planned.model_copy(update={"single_file": single})
     return planned
 
 

@@ -19,6 +19,7 @@ class FamilySettings:
         quantized: quantized-layer counts, used where they do not exceed the depth; None for all.
         formats: what the members are made for; each gets every member.
         executorch_backend: who computes what ExecuTorch's portable kernels are slow at.
+        executorch_single_file: also write one program that holds every member and the weights.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
         group_size: stash elements that share a scale.
         recompute: multiply-adds of the forward that the backward may repeat to save memory, as a share of all.
@@ -31,6 +32,7 @@ class FamilySettings:
     quantized: tuple[int, ...] | None = None
     formats: tuple[Format, ...] = ("onnx",)
     executorch_backend: ExecutorchBackend = "xnnpack"
+    executorch_single_file: bool = False
     rank: int = 8
     alpha: float = 16.0
     target_modules: tuple[str, ...] = ("query", "value")
@@ -67,6 +69,11 @@ def check_settings(settings: FamilySettings) -> None:
     if not settings.formats or not set(settings.formats) <= set(get_args(Format)):
         raise QuadloomError(
             f"formats {list(settings.formats)} cannot be exported", remedy=f"choose from: {', '.join(get_args(Format))}"
+        )
+    if settings.executorch_single_file and "executorch" not in settings.formats:
+        raise QuadloomError(
+            f"a single ExecuTorch file is asked for, but the formats are {', '.join(settings.formats)}",
+            remedy="add executorch to the formats",
         )
     if settings.bits not in (4, 8):
         raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8 or 4")

@@ -254,3 +254,53 @@ def test_what_passes_holds_for_everything_that_executorch_reads(bert, check: Che
             if each.allocation_info is not None and each.extra_tensor_info is None:
                 offset = each.allocation_info.memory_offset_low + (each.allocation_info.memory_offset_high << 32)
                 assert offset + math.prod(each.sizes) <= plan.non_const_buffer_sizes[each.allocation_info.memory_id]
+
+
+@cache
+def delegating(bert: Any) -> bytes:
+    """A program that hands work to XNNPACK."""
+    return lower_to_executorch(bert.member(1, 0), backend="xnnpack").program
+
+
+def test_a_program_may_hand_work_to_the_backend_that_its_family_states_and_to_no_other(bert, tmp_path: Path) -> None:
+    program, weights = tmp_path / "train.pte", tmp_path / WEIGHTS_NAME
+    program.write_bytes(delegating(bert))
+    weights.write_bytes(weights_file(bert.member(1, 0)))
+    check_program_files(program, weights, backend="xnnpack")
+    with pytest.raises(UnsafeProgramError, match="hands work to the backend 'XnnpackBackend'"):
+        check_program_files(program, weights, backend="portable")
+    program.write_bytes(changed(good(bert)[0], _add_backend))
+    weights.write_bytes(good(bert)[1])
+    with pytest.raises(UnsafeProgramError, match="hands work to the backend 'QnnBackend'"):
+        check_program_files(program, weights, backend="xnnpack")
+
+
+def _beyond_all_data(plan: Any) -> None:
+    plan.delegates[0].processed.index = 10**6
+
+
+def _call_of_nobody(plan: Any) -> None:
+    calls = [each.instr_args for each in plan.chains[0].instructions if hasattr(each.instr_args, "delegate_index")]
+    calls[0].delegate_index = len(plan.delegates)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"), [(_beyond_all_data, "work of a delegate lies at"), (_call_of_nobody, "no call of a kernel")]
+)
+def test_a_delegate_without_its_data_is_refused(
+    bert, tmp_path: Path, change: Callable[[Any], None], problem: str
+) -> None:
+    program, weights = tmp_path / "train.pte", tmp_path / WEIGHTS_NAME
+    program.write_bytes(_with_delegates_changed(delegating(bert), change))
+    weights.write_bytes(weights_file(bert.member(1, 0)))
+    with pytest.raises(UnsafeProgramError, match=problem):
+        check_program_files(program, weights, backend="xnnpack")
+
+
+def _with_delegates_changed(content: bytes, change: Callable[[Any], None]) -> bytes:
+    """As `changed`; the pieces of work stay in the program, since its writer would move them by their places."""
+    from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
+
+    file = deserialize_pte_binary(content)
+    change(file.program.execution_plan[0])
+    return bytes(serialize_pte_binary(file, extract_delegate_segments=False))

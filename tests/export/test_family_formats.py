@@ -10,13 +10,24 @@ from quadloom_export.family import export_family
 from quadloom_export.settings import FamilySettings, check_settings
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
 from quadloom_runtime.engines.engine import Batch
+from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
+from quadloom_runtime.engines.executorch_adamw import ExecutorchAdamW
 from quadloom_runtime.engines.select import open_evaluation_engine, open_training_engine
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import altered_files, load_manifest
+from quadloom_runtime.optimizers import AdamW
 
 FORMATS = ("onnx", "executorch", "ort-training")
 SETTINGS = FamilySettings(
-    depths=(2,), quantized=(0, 2), rank=4, alpha=8.0, batch_size=8, sequence_length=16, group_size=16, formats=FORMATS
+    depths=(2,),
+    quantized=(0, 2),
+    rank=4,
+    alpha=8.0,
+    batch_size=8,
+    sequence_length=16,
+    group_size=16,
+    formats=FORMATS,
+    executorch_single_file=True,
 )
 
 
@@ -90,6 +101,39 @@ def test_onnx_and_executorch_compute_the_same_step(
         np.testing.assert_allclose(found[1].gradients[name], gradient, atol=1e-6)
 
 
+def test_the_single_program_computes_what_its_members_compute_without_a_data_file(
+    family: tuple[Path, FamilyManifest], parameters: dict[str, np.ndarray], batch: Batch
+) -> None:
+    folder, manifest = family
+    assert manifest.single_file is not None
+    for member in [each for each in manifest.members if each.key.format == "executorch"]:
+        method = f"train_{member.key.stem.replace('-', '_')}"
+        program = folder / manifest.single_file.path
+        single = ExecutorchTrainingEngine(
+            program, None, inputs=member.inputs, outputs=member.outputs, method=method, label=method
+        )
+        found = single.step(parameters, batch)
+        expected = open_training_engine(folder, manifest, member.key).step(parameters, batch)
+        assert found.loss == expected.loss
+        for name, gradient in expected.gradients.items():
+            np.testing.assert_array_equal(found.gradients[name], gradient)
+
+
+def test_the_family_brings_an_optimizer_for_devices_without_one(family: tuple[Path, FamilyManifest]) -> None:
+    folder, manifest = family
+    optimizer = manifest.format_spec("executorch").optimizer
+    assert optimizer is not None
+    generator = np.random.default_rng(2)
+    values = {row.name: generator.normal(size=row.shape).astype(np.float32) for row in manifest.parameters}
+    gradients = {name: generator.normal(size=value.shape).astype(np.float32) for name, value in values.items()}
+    found, expected, rates = dict(values), dict(values), dict.fromkeys(values, 0.01)
+    ExecutorchAdamW(folder / optimizer.path).update(found, gradients, rates)
+    AdamW().update(expected, gradients, rates)
+    for name, value in expected.items():
+        assert not np.array_equal(value, values[name])
+        np.testing.assert_allclose(found[name], value, atol=1e-6)
+
+
 def test_evaluation_works_with_whichever_format_the_family_has(
     family: tuple[Path, FamilyManifest], parameters: dict[str, np.ndarray], batch: Batch
 ) -> None:
@@ -112,6 +156,11 @@ def test_a_lost_companion_has_its_member_exported_again_and_no_other(make_model_
     said: list[str] = []
     assert export_family(source, tmp_path, settings, progress=said.append) == manifest
     assert [line.partition(":")[0] for line in said if line.startswith("[")] == ["[2/2] d01-q00 ort-training"]
+
+
+def test_a_single_executorch_program_needs_executorch() -> None:
+    with pytest.raises(QuadloomError, match="the formats are onnx"):
+        check_settings(FamilySettings(executorch_single_file=True))
 
 
 @pytest.mark.parametrize("formats", [(), ("tflite",), ("onnx", "coreml")])

@@ -11,12 +11,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     memory = kinds.add_parser("memory", help="step peak per member in fresh processes, against PyTorch eager + PEFT")
     step = kinds.add_parser("step", help="CPU time per step, interleaved with PyTorch eager + PEFT")
-    executorch = kinds.add_parser("executorch-memory", help="arena and measured growth of ExecuTorch members")
     for each in (memory, step):
         each.add_argument(
             "--family", type=Path, help="an exported family; default: the 12-layer MiniLM shape, random weights"
         )
-    for each in (memory, step, executorch):
         each.add_argument("--members", default="12,0 12,4 12,8 12,12", metavar='"D,Q ..."', help="members to measure")
         each.add_argument(
             "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, several of them, or all"
@@ -43,18 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from quadloom_benchmarks.series import open_series
 
-    if arguments.benchmark == "executorch-memory":
-        from quadloom_benchmarks.executorch_memory import report_executorch_memory
-        from quadloom_benchmarks.families import parse_members
-
-        report_executorch_memory(
-            parse_members(arguments.members),
-            layers=arguments.layers,
-            batch_size=arguments.batch_size,
-            sequence_length=arguments.sequence_length,
-            work=arguments.work,
-        )
-        return 0
     compared = open_series(arguments)
     if arguments.benchmark == "memory":
         from quadloom_benchmarks.memory import report_memory

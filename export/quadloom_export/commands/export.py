@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="xnnpack",
         help="who computes what ExecuTorch's portable kernels are slow at (default %(default)s: same memory, faster)",
     )
+    parser.add_argument(
+        "--executorch-single-file",
+        action="store_true",
+        help="also write executorch/all.pte: every member and the weights in one program, for Android's loader",
+    )
     parser.add_argument("--replace", action="store_true", help="remove another family that DIR holds")
     parser.add_argument("--seed", type=int, default=0, help="of the fresh head and adapters")
     parser.add_argument(
@@ -65,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         depths=depths,
         quantized=quantized,
         formats=tuple(arguments.formats.split(",")),
+        executorch_single_file=arguments.executorch_single_file,
         executorch_backend=arguments.executorch_backend,
         rank=arguments.rank,
         alpha=arguments.alpha,

@@ -1,5 +1,6 @@
 """ExecuTorch programs with one data file."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, MemberFiles, SharedFiles
@@ -12,13 +13,17 @@ from quadloom_export.lowering.executorch import (
     save,
     weights_file,
 )
-from quadloom_runtime.contract.manifest import EvaluationSpec, ExecutorchBackend, FormatSpec, MemberKey
+from quadloom_export.lowering.executorch_adamw import flat_length, lower_adamw
+from quadloom_export.lowering.executorch_single import method_name, single_file
+from quadloom_runtime.contract.manifest import BlobReference, EvaluationSpec, ExecutorchBackend, FormatSpec, MemberKey
 from quadloom_runtime.engines.engine import TrainingEngine
 from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
 from quadloom_runtime.family_folder import blob_reference
 
 WEIGHTS_PATH = f"executorch/{WEIGHTS_NAME}"
 EVALUATION_PATH = "executorch/eval.pte"
+OPTIMIZER_PATH = "executorch/adamw.pte"
+SINGLE_FILE_PATH = "executorch/all.pte"
 
 
 class ExecutorchWriter:
@@ -35,6 +40,7 @@ class ExecutorchWriter:
         save(weights_file(full, evaluation), folder / WEIGHTS_PATH)
         lowered = lower_to_executorch(evaluation, backend=self._backend)
         save(lowered.program, folder / EVALUATION_PATH)
+        save(lower_adamw(flat_length(full.parameters)), folder / OPTIMIZER_PATH)
         weights = blob_reference(folder, WEIGHTS_PATH, media_type=BINARY_MEDIA_TYPE)
         return SharedFiles(
             FormatSpec(
@@ -42,6 +48,7 @@ class ExecutorchWriter:
                 weights=weights,
                 versions={"program": EXECUTORCH_SCHEMA_VERSION},
                 backend=self._backend,
+                optimizer=blob_reference(folder, OPTIMIZER_PATH, media_type=BINARY_MEDIA_TYPE),
             ),
             EvaluationSpec(
                 format="executorch",
@@ -80,3 +87,9 @@ class ExecutorchWriter:
             outputs=files.outputs,
             label=key.label,
         )
+
+
+def write_single_file(folder: Path, graphs: Iterable[JointGraph], *, backend: ExecutorchBackend) -> BlobReference:
+    """Write one program with a method per graph and AdamW, for loaders that take no data file."""
+    save(single_file({method_name(each): each for each in graphs}, backend=backend), folder / SINGLE_FILE_PATH)
+    return blob_reference(folder, SINGLE_FILE_PATH, media_type=BINARY_MEDIA_TYPE)

@@ -7,25 +7,31 @@ and a device pays for the one that it calls.
 
 from collections.abc import Mapping
 
-from quadloom_export.graph import JointGraph
+from quadloom_export.graph import GRADIENT_PREFIX, JointGraph
 from quadloom_export.lowering.executorch import ArenaPlanner, assemble, exported
 from quadloom_export.lowering.executorch_adamw import METHOD, exported_adamw, flat_length
+from quadloom_runtime.contract.manifest import ExecutorchBackend
 
 
 def method_name(joint: JointGraph) -> str:
     """``train_d06_q04`` for a training graph, ``eval`` for the evaluation graph."""
-    if "logits" in joint.outputs:
+    if not any(name.startswith(GRADIENT_PREFIX) for name in joint.outputs):
         return "eval"
     return f"train_d{joint.depth:02d}_q{joint.quantized_layers:02d}"
 
 
-def single_file(graphs: Mapping[str, JointGraph]) -> bytes:
+def single_file(graphs: Mapping[str, JointGraph], *, backend: ExecutorchBackend = "portable") -> bytes:
     """Content of a ``.pte`` file with one method per graph, under its name, and ``adamw`` for all their parameters.
+
+    Args:
+        backend: as in `lower_to_executorch`.
 
     Raises:
         MissingExtraError: executorch is not installed.
     """
     length = max(flat_length(graph.parameters) for graph in graphs.values())
-    methods = {name: exported(graph) for name, graph in graphs.items()} | {METHOD: exported_adamw(length)}
+    methods = {name: exported(graph, backend=backend) for name, graph in graphs.items()} | {
+        METHOD: exported_adamw(length)
+    }
     program = assemble(methods, {name: ArenaPlanner() for name in methods}, weights_tag=None)
     return bytes(program.buffer)

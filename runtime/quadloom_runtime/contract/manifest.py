@@ -162,12 +162,14 @@ class FormatSpec(Value):
 
     Attributes:
         backend: what the programs of ExecuTorch need beside its own kernels, None for other formats.
+        optimizer: a graph that updates parameters, for devices that have no optimizer of their own.
     """
 
     format: Format
     weights: BlobReference
     versions: dict[Text, Count]
     backend: ExecutorchBackend | None = None
+    optimizer: BlobReference | None = None
 
 
 class ModelSpec(Value):
@@ -225,6 +227,8 @@ class FamilyManifest(Value):
     Attributes:
         exporter_sha256: digest of the exporter's code: two exports by the same code give the same members.
         missing: members that were planned but are not exported yet.
+        single_file: one ExecuTorch program with every member (``train_d06_q04``), ``eval`` and ``adamw``, weights
+            included, for loaders that take no data file.
     """
 
     schema_version: Literal[1] = MANIFEST_SCHEMA_VERSION
@@ -243,6 +247,7 @@ class FamilyManifest(Value):
     adapter: tuple[BlobReference, ...]
     tokenizer: tuple[BlobReference, ...]
     missing: tuple[MemberKey, ...] = ()
+    single_file: BlobReference | None = None
 
     def trained_parameters(self, depth: int) -> tuple[ParameterSpec, ...]:
         """Rows of the parameter table that a member of this depth trains: its layers' adapters and the head."""
@@ -252,7 +257,8 @@ class FamilyManifest(Value):
     def every_blob(self) -> tuple[BlobReference, ...]:
         """Every mention of a file."""
         found = [*self.adapter, *self.tokenizer]
-        found += [each.weights for each in self.formats]
+        found += [blob for each in self.formats for blob in (each.weights, each.optimizer) if blob is not None]
+        found += [] if self.single_file is None else [self.single_file]
         found += [each.graph for each in self.evaluation]
         found += [blob for each in self.members for blob in (each.graph, *each.companions)]
         return tuple(found)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from quadloom_runtime.contract.manifest import ExecutorchBackend
 from quadloom_runtime.engines.flatbuffer import Table, root
 from quadloom_runtime.errors import QuadloomError
 
@@ -21,13 +22,19 @@ HEAD_BYTES = 64
 LARGEST_GRAPH_BYTES = 256 << 20
 INT8, UINT8, INT32, UINT32, INT64, UINT64 = "<b", "<B", "<i", "<I", "<q", "<Q"
 # Numbers of the schema's unions and enumerations.
-TENSOR, KERNEL_CALL = 5, 1
+TENSOR, KERNEL_CALL, DELEGATE_CALL = 5, 1, 2
 EXTERNAL = 1
+IN_PROGRAM, IN_SEGMENT = 0, 1
 BYTES_OF: Final[Mapping[int, int]] = {0: 1, 1: 1, 2: 2, 3: 4, 4: 8, 5: 2, 6: 4, 7: 8, 11: 1}
 """Element size per scalar type of the schema."""
 OPERATOR_NAMESPACES = ("aten::", "dim_order_ops::")
 """Operators of ATen compute tensors from tensors and reach for nothing else."""
 OPERATORS = frozenset({"executorch_prim::et_view"})
+DELEGATES: Final[Mapping[ExecutorchBackend, frozenset[str]]] = {
+    "portable": frozenset(),
+    "xnnpack": frozenset({"XnnpackBackend"}),
+}
+"""Who may be handed work, by what the manifest says that a family's programs need."""
 
 
 class UnsafeProgramError(QuadloomError):
@@ -55,11 +62,12 @@ class _Content:
         return size
 
 
-def check_program_files(program: Path, weights: Path | None) -> None:
+def check_program_files(program: Path, weights: Path | None, *, backend: ExecutorchBackend = "portable") -> None:
     """Check that a program calls known operators only and takes every constant from within `weights` or itself.
 
     Args:
         weights: the family's data file, None if the program holds its weights.
+        backend: what the manifest says that the family's programs need. What a delegate is given it checks itself.
 
     Raises:
         UnsafeProgramError: it does not, or a file is cut or is of another kind.
@@ -74,8 +82,10 @@ def check_program_files(program: Path, weights: Path | None) -> None:
         path = program
         content = _open(program, PROGRAM)
         constants = _constant_sizes(content)
+        places = {IN_PROGRAM: len([*content.table.tables(3)]), IN_SEGMENT: len([*content.table.tables(4)])}
         for plan in content.table.tables(1):
-            _check_plan(plan, external, constants)
+            delegates = _check_delegates(plan, DELEGATES[backend], places)
+            _check_plan(plan, external, constants, delegates)
     except OSError as error:
         raise QuadloomError(
             f"the family's file {path} cannot be read: {error.strerror}",
@@ -141,13 +151,28 @@ def _constant_sizes(content: _Content) -> list[int]:
     return [segments[index] - offset for offset in offsets]
 
 
-def _check_plan(plan: Table, external: Mapping[str, int], constants: Sequence[int]) -> None:
+def _check_delegates(plan: Table, known: frozenset[str], places: Mapping[int, int]) -> int:
+    """Only `known` backends are handed work, and what they are given is there. Returns how many delegates there are.
+
+    Args:
+        places: how many pieces of data there are, by where they may lie.
+    """
+    delegates = list(plan.tables(7))
+    for delegate in delegates:
+        if delegate.text(0) not in known:
+            raise ValueError(f"it hands work to the backend {delegate.text(0)[:200]!r}")
+        processed = delegate.table(1)
+        where, index = (None, 0) if processed is None else (processed.number(0, INT8), processed.number(1, UINT32))
+        if where is None or index >= places.get(where, 0):
+            raise ValueError(f"the work of a delegate lies at {index} of {places}")
+    return len(delegates)
+
+
+def _check_plan(plan: Table, external: Mapping[str, int], constants: Sequence[int], delegates: int) -> None:
     for operator in plan.tables(6):
         name = operator.text(0)
         if name not in OPERATORS and not name.startswith(OPERATOR_NAMESPACES):
             raise ValueError(f"it calls the operator {name[:200]!r}")
-    for delegate in plan.tables(7):
-        raise ValueError(f"it hands work to the backend {delegate.text(0)[:200]!r}")
     arenas = plan.numbers(8, INT64)
     for value in plan.tables(2):
         tensor = value.table(1) if value.number(0, UINT8) == TENSOR else None
@@ -155,8 +180,11 @@ def _check_plan(plan: Table, external: Mapping[str, int], constants: Sequence[in
             _check_tensor(tensor, external, constants, arenas)
     for chain in plan.tables(5):
         for instruction in chain.tables(2):
-            if instruction.number(0, UINT8) != KERNEL_CALL:
-                raise ValueError(f"an instruction is of the kind {instruction.number(0, UINT8)}, no kernel call")
+            kind, call = instruction.number(0, UINT8), instruction.table(1)
+            if kind == DELEGATE_CALL and call is not None and 0 <= call.number(0, INT32) < delegates:
+                continue
+            if kind != KERNEL_CALL:
+                raise ValueError(f"an instruction is of the kind {kind}, no call of a kernel or a delegate")
 
 
 def _check_tensor(tensor: Table, external: Mapping[str, int], constants: Sequence[int], arenas: Sequence[int]) -> None:

@@ -19,12 +19,13 @@ def open_training_engine(folder: Path, manifest: FamilyManifest, key: MemberKey,
         QuadloomError: the family has no such member, or its files cannot be loaded.
     """
     member = _member(manifest, key)
-    graph, weights = folder / member.graph.path, folder / manifest.format_spec(key.format).weights.path
+    shared = manifest.format_spec(key.format)
+    graph, weights = folder / member.graph.path, folder / shared.weights.path
     specs = {"inputs": member.inputs, "outputs": member.outputs}
     if key.format == "executorch":
         from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
 
-        check_program_files(graph, weights)
+        check_program_files(graph, weights, backend=shared.backend or "portable")
         return ExecutorchTrainingEngine(
             graph, weights, inputs=member.inputs, outputs=member.outputs, threads=threads, label=key.label
         )
@@ -49,11 +50,12 @@ def open_evaluation_engine(folder: Path, manifest: FamilyManifest, *, threads: i
         QuadloomError: no package for any of them is installed, or its files cannot be loaded.
     """
     found = _evaluation(manifest)
-    graph, weights = folder / found.graph.path, folder / manifest.format_spec(found.format).weights.path
+    shared = manifest.format_spec(found.format)
+    graph, weights = folder / found.graph.path, folder / shared.weights.path
     if found.format == "executorch":
         from quadloom_runtime.engines.executorch import ExecutorchEvaluationEngine
 
-        check_program_files(graph, weights)
+        check_program_files(graph, weights, backend=shared.backend or "portable")
         return ExecutorchEvaluationEngine(graph, weights, inputs=found.inputs, outputs=found.outputs, threads=threads)
     from quadloom_runtime.engines.onnx import OnnxEvaluationEngine
 
