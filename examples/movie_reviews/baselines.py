@@ -2,13 +2,18 @@
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from transformers import AutoModel, AutoTokenizer
+
+for _name in ("torchao", "torch.utils._pytree"):  # transformers imports torchao where it is installed, and it complains
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
 BATCH_SIZE = 64
 

@@ -6,23 +6,19 @@ stopped: members that the folder already holds under the same settings are kept.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from peft import LoraConfig
 from tokenizers import Tokenizer
 
-from quadloom_export.calibration import Calibration, calibrate, gradient_error
+from quadloom_export.calibration import calibrate
 from quadloom_export.formats.select import format_writers
 from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, FormatWriter, SharedFiles
 from quadloom_export.graph import JointGraph
-from quadloom_export.liveness import plan_memory
+from quadloom_export.members import export_members, write_single_program
 from quadloom_export.model import LoraModel, add_lora, find_layers
-from quadloom_export.operations import multiply_adds
-from quadloom_export.passes.quantize import StashFormat, quantized_elements
-from quadloom_export.passes.stash import stash_bytes
-from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
+from quadloom_export.pipeline import evaluation_graph, training_graph
 from quadloom_export.pretrained import load_model
 from quadloom_export.provenance import exporter_sha256
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
@@ -40,6 +36,7 @@ from quadloom_runtime.contract.manifest import (
     StashSpec,
 )
 from quadloom_runtime.durable_files import write_atomically
+from quadloom_runtime.engines.installed import installed_formats
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import (
     MANIFEST_NAME,
@@ -48,11 +45,10 @@ from quadloom_runtime.family_folder import (
     load_manifest,
     save_manifest,
 )
+from quadloom_runtime.measurement import measure_member
 
 STAGING_NAME = ".staging"
 """Where the shared files wait until it is certain that the folder does not hold another family."""
-LARGEST_EXACT_ERROR = 1e-4
-"""Gradient error against PyTorch eager beyond which an unquantized member is wrong, not imprecise."""
 
 
 Progress = Callable[[str], None]
@@ -116,7 +112,7 @@ def export_family(
     calibration = calibrate(
         model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
-    for member in _export_members(out, full, writers, calibration, settings, manifest.missing):
+    for member in export_members(out, full, writers, calibration, settings, manifest.missing):
         manifest = _with_member(manifest, member)
         save_manifest(out, manifest)
         done, total = len(manifest.members), len(keys)
@@ -125,10 +121,12 @@ def export_family(
             f"[{done}/{total}] {member.key.label}: planned peak {member.planned_peak_bytes / 1e6:.1f} MB, "
             f"gradient error {100 * error.relative_l2:.2f} %, worst cosine {error.worst_cosine:.4f}"
         )
+    if settings.measure:
+        manifest = _measured(out, manifest, progress)
     if settings.executorch_single_file and manifest.single_file is None:
         progress("writing the single ExecuTorch program")
         manifest = manifest.model_copy(
-            update={"single_file": _write_single_file(out, full, evaluation, settings, keys)}
+            update={"single_file": write_single_program(out, full, evaluation, settings, keys)}
         )
         save_manifest(out, manifest)
     return manifest
@@ -209,77 +207,20 @@ def _move_files(source: Path, target: Path) -> None:
         path.replace(place)
 
 
-def _export_members(
-    out: Path,
-    full: JointGraph,
-    writers: Mapping[Format, FormatWriter],
-    calibration: Calibration,
-    settings: FamilySettings,
-    keys: tuple[MemberKey, ...],
-) -> Iterator[MemberSpec]:
-    """Write the members one by one."""
-    for key, unquantized, graph in _graphs(full, settings, keys):
-        yield _export_member(out, key, unquantized, graph, writers[key.format], calibration)
-
-
-def _graphs(
-    full: JointGraph, settings: FamilySettings, keys: Iterable[MemberKey]
-) -> Iterator[tuple[MemberKey, JointGraph, JointGraph]]:
-    """Key, unquantized graph of its depth, and graph of each member; `keys` come by depth, then by quantized layers."""
-    stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
-    for depth, of_depth in groupby(keys, key=lambda key: key.depth):
-        graph_of_depth = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
-        unquantized = at_quantization(graph_of_depth, 0, stash_format)
-        for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
-            graph = at_quantization(graph_of_depth, count, stash_format)
-            yield from ((key, unquantized, graph) for key in of_graph)
-
-
-def _write_single_file(
-    out: Path, full: JointGraph, evaluation: JointGraph, settings: FamilySettings, keys: tuple[MemberKey, ...]
-) -> BlobReference:
-    from quadloom_export.formats.executorch import write_single_file
-
-    wanted = [key for key in keys if key.format == "executorch"]
-    graphs = [graph for _, _, graph in _graphs(full, settings, wanted)]
-    return write_single_file(out, [*graphs, evaluation], backend=settings.executorch_backend)
-
-
-def _export_member(
-    out: Path,
-    key: MemberKey,
-    unquantized: JointGraph,
-    graph: JointGraph,
-    writer: FormatWriter,
-    calibration: Calibration,
-) -> MemberSpec:
-    files = writer.write_member(out, key, graph)
-    engine = writer.open_member(out, key, graph, files)
-    found = engine.step(calibration.parameters, calibration.batch).gradients
-    trained = tuple(row for row in graph.parameters if row.layer == "head" or row.layer >= graph.layers - key.depth)
-    error = gradient_error(calibration.gradients, found, trained)
-    if key.quantized_layers == 0 and error.relative_l2 > LARGEST_EXACT_ERROR:
-        raise QuadloomError(
-            f"the exported graph of member {key.label} disagrees with PyTorch: relative gradient error "
-            f"{error.relative_l2:.2e}, worst at {error.worst_tensor}",
-            remedy="report the model: a pass or a translation is wrong for it",
-        )
-    return MemberSpec(
-        key=key,
-        graph=files.graph,
-        companions=files.companions,
-        planned_peak_bytes=files.planned_peak_bytes,
-        stash_bytes_before=stash_bytes(unquantized),
-        stash_bytes_after=stash_bytes(graph),
-        weight_bytes=graph.weight_bytes,
-        forward_operations=multiply_adds(graph, phase="forward"),
-        backward_operations=multiply_adds(graph, phase="backward"),
-        quantized_elements=quantized_elements(graph),
-        gradient_error=error,
-        inputs=files.inputs,
-        outputs=files.outputs,
-        peak_items=plan_memory(graph).items,
-    )
+def _measured(out: Path, manifest: FamilyManifest, progress: Progress) -> FamilyManifest:
+    """Measure the members that are not yet; the family is complete by now, so engines can open it."""
+    installed = installed_formats()
+    for member in [each for each in manifest.members if each.measured_peak_bytes is None]:
+        if member.key.format not in installed:
+            progress(f"{member.key.label}: not measured, its package is not installed here")
+            continue
+        found = measure_member(out, member.key)
+        figures = {"measured_peak_bytes": found.peak_bytes, "measured_step_s": found.cpu_s}
+        members = [each.model_copy(update=figures) if each == member else each for each in manifest.members]
+        manifest = manifest.model_copy(update={"members": tuple(members)})
+        save_manifest(out, manifest)
+        progress(f"{member.key.label}: measured peak {found.peak_bytes / 1e6:.1f} MB, {found.cpu_s:.2f} s a step")
+    return manifest
 
 
 def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) -> FamilyManifest:

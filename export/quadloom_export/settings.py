@@ -22,6 +22,7 @@ class FamilySettings:
         executorch_single_file: also write one program that holds every member and the weights.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
         group_size: stash elements that share a scale.
+        measure: run each member in a process of its own, for its real peak and step time.
         recompute: multiply-adds of the forward that the backward may repeat to save memory, as a share of all.
         row_chunks: shares in which the rows of a feed-forward are processed, one after the other.
     """
@@ -42,6 +43,7 @@ class FamilySettings:
     group_size: int = 64
     recompute: float = 0.0
     row_chunks: int = 4
+    measure: bool = False
     seed: int = 0
 
     @property

@@ -15,8 +15,8 @@ def family_table(manifest: FamilyManifest) -> str:
         f"{len(lora.target_modules)} modules; batch {batch.batch_size} x {batch.sequence_length}; "
         f"stash INT{stash.bits} in groups of {stash.group_size}; dropout {manifest.dropout:g}; {weights}",
         "",
-        f"{'depth':>5} {'q':>3} {'format':>12} {'planned MB':>11} {'stash MB before':>16} {'after':>7} "
-        f"{'gradient error':>15} {'worst cosine':>13} {'file kB':>8}",
+        f"{'depth':>5} {'q':>3} {'format':>12} {'planned MB':>11} {'measured':>9} {'step s':>7} "
+        f"{'stash MB before':>16} {'after':>7} {'gradient error':>15} {'worst cosine':>13} {'file kB':>8}",
     ]
     lines += [_row(member) for member in manifest.members]
     if manifest.missing:
@@ -82,8 +82,10 @@ def _task(task: TaskSpec) -> str:
 
 def _row(member: MemberSpec) -> str:
     key, error = member.key, member.gradient_error
+    measured, step_s = member.measured_peak_bytes, member.measured_step_s
     return (
         f"{key.depth:5d} {key.quantized_layers:3d} {key.format:>12} {_mb(member.planned_peak_bytes):>11} "
+        f"{'-' if measured is None else _mb(measured):>9} {'-' if step_s is None else f'{step_s:.2f}':>7} "
         f"{_mb(member.stash_bytes_before):>16} {_mb(member.stash_bytes_after):>7} {100 * error.relative_l2:13.3f} % "
         f"{error.worst_cosine:13.5f} {member.graph.size_bytes / 1e3:8.0f}"
     )

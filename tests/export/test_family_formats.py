@@ -163,6 +163,32 @@ def test_a_single_executorch_program_needs_executorch() -> None:
         check_settings(FamilySettings(executorch_single_file=True))
 
 
+def test_measuring_adds_a_real_peak_and_a_step_time_to_every_member_and_is_not_repeated(
+    make_model_folder: Any, tmp_path: Path
+) -> None:
+    source = str(make_model_folder("bert", layers=2))
+    settings = FamilySettings(
+        depths=(2,),
+        quantized=(0,),
+        rank=2,
+        batch_size=8,
+        sequence_length=16,
+        formats=("onnx", "executorch"),
+        measure=True,
+    )
+    manifest = export_family(source, tmp_path, settings)
+    for member in manifest.members:
+        assert member.measured_peak_bytes is not None
+        assert member.measured_step_s is not None
+        # A graph this small lives in a few pages; the engine's own buffers are a few megabytes.
+        assert 0 < member.measured_peak_bytes < member.planned_peak_bytes + 16_000_000
+        assert member.measured_step_s > 0
+    assert load_manifest(tmp_path) == manifest
+    said: list[str] = []
+    assert export_family(source, tmp_path, settings, progress=said.append) == manifest
+    assert not [line for line in said if "measured" in line]
+
+
 @pytest.mark.parametrize("formats", [(), ("tflite",), ("onnx", "coreml")])
 def test_formats_that_do_not_exist_are_refused_by_name(formats: tuple[str, ...]) -> None:
     with pytest.raises(QuadloomError, match="onnx, executorch, ort-training") as refused:

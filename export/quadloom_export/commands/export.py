@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write executorch/all.pte: every member and the weights in one program, for Android's loader",
     )
+    parser.add_argument(
+        "--measure", action="store_true", help="run each member in a process of its own, for its peak and step time"
+    )
     parser.add_argument("--replace", action="store_true", help="remove another family that DIR holds")
     parser.add_argument("--seed", type=int, default=0, help="of the fresh head and adapters")
     parser.add_argument(
@@ -81,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         group_size=arguments.group_size,
         recompute=arguments.recompute,
         row_chunks=arguments.row_chunks,
+        measure=arguments.measure,
         seed=arguments.seed,
     )
     signing_key = None if arguments.signing_key is None else load_private_key(arguments.signing_key)

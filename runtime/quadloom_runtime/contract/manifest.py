@@ -123,6 +123,7 @@ class MemberSpec(Value):
         planned_peak_bytes: peak of one step as the engine's allocator will see it, weights excluded: what is alive at
             once, which `peak_items` sum up to, and the allocator's fragmentation.
         measured_peak_bytes: peak of one step measured in a fresh process, None when not measured.
+        measured_step_s: processor time of one step there, on one thread of the machine that exported.
         stash_bytes_before, stash_bytes_after: what forward leaves for backward, before and after quantization.
         weight_bytes: frozen weights that this graph reads.
         forward_operations, backward_operations: multiply-adds of one step.
@@ -135,6 +136,7 @@ class MemberSpec(Value):
     companions: tuple[BlobReference, ...] = Field(default=(), max_length=MOST_COMPANIONS)
     planned_peak_bytes: Count
     measured_peak_bytes: Count | None = None
+    measured_step_s: Annotated[float, Field(ge=0)] | None = None
     stash_bytes_before: Count
     stash_bytes_after: Count
     weight_bytes: Count

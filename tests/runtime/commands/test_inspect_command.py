@@ -20,7 +20,7 @@ def test_each_member_is_a_row_with_its_figures(family: Family, capsys: Capture) 
     for word in ("TinyForSequenceClassification", "tiny/model", "rank 4", "alpha 8", "batch 4 x 5", "INT8"):
         assert word in header
     size_kb = f"{family[1].members[2].graph.size_bytes / 1e3:.0f}"
-    assert lines[-1].split() == ["1", "1", "onnx", "2.0", "2.0", "0.5", "1.230", "%", "0.99900", size_kb]
+    assert lines[-1].split() == ["1", "1", "onnx", "2.0", "-", "-", "2.0", "0.5", "1.230", "%", "0.99900", size_kb]
     assert [line.split()[:2] for line in lines[-3:]] == [["0", "0"], ["1", "0"], ["1", "1"]]
 
 
