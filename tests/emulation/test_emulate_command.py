@@ -152,6 +152,21 @@ def test_when_a_device_dies_the_fleet_ends_and_says_which_and_what_it_said_last(
     until(lambda: all_ended(list(running)))
 
 
+def test_rounds_close_at_their_deadline_without_a_device_that_vanished(
+    tmp_path: Path, tiny_family: Path, separable_text: Path, start: Start
+) -> None:
+    task = "rounds = 2\nmin_updates = 1\nround_deadline_s = 8\nlocal_epochs = 100"
+    process = start(write_fleet(tmp_path, tiny_family, separable_text, task=task))
+    until(lambda: is_training(tmp_path / "work", "phone-2"))
+    running = children_of(process.pid)
+    (victim,) = [pid for pid, words in running.items() if "quadloom_runtime device" in words and "phone-2" in words]
+    os.kill(victim, signal.SIGKILL)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
+    assert "device phone-2 ended with status -9" in output
+    assert re.search(r"round 2, 1 updates? in ", output), output
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_devices_train_stops_server_devices_and_their_training(
     tmp_path: Path, tiny_family: Path, separable_text: Path, start: Start, number: signal.Signals, status: int
