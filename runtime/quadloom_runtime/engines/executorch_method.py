@@ -55,7 +55,7 @@ class ExecutorchMethod:
                 self._method, [torch.from_numpy(np.ascontiguousarray(each)) for each in arrays], clone_outputs=True
             )
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or re.search(r"bad_alloc|0x21|MemoryAllocation", str(error)):
+            if is_failed_allocation(error):
                 detail = str(error).splitlines()[0] if str(error) else "MemoryError"
                 raise StepOutOfMemoryError(member=self._label, limit_bytes=None, detail=detail) from None
             raise QuadloomError(
@@ -63,6 +63,12 @@ class ExecutorchMethod:
                 remedy="give inputs of the shapes and dtypes that the program was made for",
             ) from error
         return [value.numpy() for value in values]
+
+
+def is_failed_allocation(error: Exception) -> bool:
+    """Whether an error says that memory was refused: to Python, to the runtime (0x21) or to torch, whose arrays it uses."""
+    refused = r"bad_alloc|0x21|MemoryAllocation|can't allocate memory|not enough memory"
+    return isinstance(error, MemoryError) or re.search(refused, str(error)) is not None
 
 
 def _load(program: Path, weights: Path | None) -> Any:
