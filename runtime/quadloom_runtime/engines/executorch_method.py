@@ -66,7 +66,7 @@ class ExecutorchMethod:
 
 
 def is_failed_allocation(error: Exception) -> bool:
-    """Whether an error says that memory was refused: to Python, to the runtime (0x21) or to torch, whose arrays it uses."""
+    """Whether an error says that memory was refused: to Python, to the runtime (0x21) or to torch, which it uses."""
     refused = r"bad_alloc|0x21|MemoryAllocation|can't allocate memory|not enough memory"
     return isinstance(error, MemoryError) or re.search(refused, str(error)) is not None
 

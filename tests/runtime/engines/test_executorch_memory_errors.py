@@ -9,8 +9,8 @@ REFUSED = (
     MemoryError("std::bad_alloc"),
     RuntimeError("loading method forward failed with error 0x21"),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-        "12288 bytes. Error code 12 (Cannot allocate memory)"
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 12288 bytes. Error code 12 (Cannot allocate memory)"
     ),
 )
 OTHER = (
