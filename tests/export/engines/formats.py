@@ -15,7 +15,7 @@ import pytest
 
 from quadloom_export.graph import JointGraph
 from quadloom_export.lowering import executorch, onnx
-from quadloom_export.lowering.ort_training import AdamWSettings, save_ort_training
+from quadloom_export.lowering.ort_training import AdamWSettings, optimizer_model, save_ort_training
 from quadloom_export.lowering.weights import write_weights
 from quadloom_export.pipeline import at_depth
 from quadloom_runtime.contract.manifest import TensorSpec
@@ -23,7 +23,7 @@ from quadloom_runtime.engines.engine import Batch
 from quadloom_runtime.engines.executorch import ExecutorchEvaluationEngine, ExecutorchTrainingEngine
 from quadloom_runtime.engines.onnx import OnnxEvaluationEngine, OnnxTrainingEngine
 from quadloom_runtime.engines.ort_package import require_training_package
-from quadloom_runtime.engines.ort_training import OrtTrainingEngine
+from quadloom_runtime.engines.ort_training import EVALUATION_NAME, OPTIMIZER_NAME, OrtTrainingEngine
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -115,24 +115,18 @@ class OrtTrainingFormat:
             pytest.skip("onnxruntime-training is not installed")
 
     def training(self, source: Source, graph: JointGraph, label: str) -> Opening:
-        folder = source.folder / "ort-training" / label
         entries = write_weights(source.folder / "weights.bin", onnx.weight_tensors(source.training, source.evaluation))
-        save_ort_training(
-            folder,
-            graph,
-            source.evaluation,
-            source.parameters,
-            weights_file=source.folder / "weights.bin",
-            weights=entries,
-            optimizer=AdamWSettings(weight_decay=0.0),
-        )
-        return Opening(OrtTrainingEngine, (folder,), {"label": label})
+        path = source.folder / f"ort-train-{label}.onnx"
+        save_ort_training(path, graph, source.parameters, entries)
+        onnx.save_onnx(onnx.lower_to_onnx(source.evaluation, entries), source.folder / EVALUATION_NAME)
+        onnx.save_onnx(optimizer_model(AdamWSettings(weight_decay=0.0)), source.folder / OPTIMIZER_NAME)
+        return Opening(OrtTrainingEngine, (path,), {"label": label})
 
     def evaluation(self, source: Source) -> Opening:
         return self.training(source, at_depth(source.training, 0), "evaluation")
 
     def files(self, opening: Opening) -> list[Path]:
-        return [opening.arguments[0] / "training_model.onnx"]
+        return [opening.arguments[0]]
 
 
 FORMATS = {"onnx": OnnxFormat(), "executorch": ExecutorchFormat(), "ort-training": OrtTrainingFormat()}
