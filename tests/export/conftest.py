@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from quadloom_export.graph import JointGraph
-from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_specs, save_onnx, weight_tensors
+from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_specs, weight_tensors
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora
 from quadloom_export.passes.quantize import StashFormat
@@ -231,14 +231,14 @@ def _member(tiny: Tiny, depth: int, quantized_layers: int, bits: int) -> JointGr
 def _engine(tiny: Tiny, depth: int, quantized_layers: int, bits: int) -> OnnxTrainingEngine:
     graph = _member(tiny, depth, quantized_layers, bits)
     path = tiny.folder / f"d{depth}-q{quantized_layers}-{bits}.onnx"
-    save_onnx(lower_to_onnx(graph, tiny.weights), path)
+    path.write_bytes(lower_to_onnx(graph, tiny.weights).content)
     return OnnxTrainingEngine(path, inputs=input_specs(graph), outputs=output_specs(graph), label=path.stem)
 
 
 @cache
 def _evaluation_engine(tiny: Tiny) -> OnnxEvaluationEngine:
     graph, path = tiny.evaluation, tiny.folder / "eval.onnx"
-    save_onnx(lower_to_onnx(graph, tiny.weights), path)
+    path.write_bytes(lower_to_onnx(graph, tiny.weights).content)
     return OnnxEvaluationEngine(path, inputs=input_specs(graph), outputs=output_specs(graph))
 
 

@@ -9,7 +9,7 @@ from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from quadloom_export.graph import SHAPE_MODES, JointGraph, propagate
-from quadloom_export.lowering.onnx import WEIGHTS_NAME, lower_to_onnx, save_onnx, weight_tensors
+from quadloom_export.lowering.onnx import WEIGHTS_NAME, lower_to_onnx, translate_graph, weight_tensors
 from quadloom_export.lowering.weights import write_weights
 from quadloom_export.passes.batch_free import TRACED_BATCH_SIZES, make_batch_free
 from quadloom_export.passes.matmuls import fuse_matmuls
@@ -47,7 +47,7 @@ def joint_graph(function, recorded_rows=4):
 
 def run_onnx(joint, x, folder):
     weights = write_weights(folder / WEIGHTS_NAME, weight_tensors(joint))
-    save_onnx(lower_to_onnx(joint, weights), folder / "graph.onnx")
+    (folder / "graph.onnx").write_bytes(translate_graph(joint, weights).model().SerializeToString())
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(folder / "graph.onnx", options)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from quadloom_export.lowering.onnx import lower_to_onnx
+from quadloom_export.lowering.onnx import translate_graph
 from quadloom_export.lowering.onnx_layout import default_execution_order
 from quadloom_export.lowering.ort_checkpoint import checkpoint_bytes
 from quadloom_export.lowering.ort_training import save_ort_training, trained_names, training_model
@@ -30,7 +30,7 @@ def member(request, bert):
 
 def test_only_accumulators_are_added_and_each_runs_right_after_its_gradient(bert, member):
     packaged = executed(training_model(member, bert.weights))
-    plain = executed(lower_to_onnx(member, bert.weights))
+    plain = executed(translate_graph(member, bert.weights).model())
     assert [node.name for node in packaged if node.op_type != "InPlaceAccumulatorV2"] == [node.name for node in plain]
     accumulated = set()
     for before, node in pairwise(packaged):

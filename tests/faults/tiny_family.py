@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
+from tests.bound_graph import bound
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from quadloom_runtime.contract.manifest import (
@@ -142,7 +143,7 @@ def _member(folder: Path, depth: int, embedding: np.ndarray) -> MemberSpec:
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    (folder / path).write_bytes(model.SerializeToString())
+    (folder / path).write_bytes(bound(model, outputs, batch_size=BATCH))
     return MemberSpec(
         key=MemberKey(depth=depth, quantized_layers=0),
         graph=blob_reference(folder, path, media_type="application/onnx"),

@@ -11,12 +11,11 @@ from quadloom_export.lowering.onnx import (
     input_specs,
     lower_to_onnx,
     output_specs,
-    save_onnx,
     weight_tensors,
 )
-from quadloom_export.lowering.onnx_arena import planned_arena_bytes
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_runtime.contract.manifest import EvaluationSpec, FormatSpec, MemberKey
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.engine import TrainingEngine
 from quadloom_runtime.engines.onnx import OnnxTrainingEngine
 from quadloom_runtime.family_folder import blob_reference
@@ -42,14 +41,15 @@ class OnnxWriter:
         path = folder / WEIGHTS_PATH
         path.parent.mkdir(parents=True, exist_ok=True)
         self.weights = write_weights(path, weight_tensors(full, evaluation))
-        save_onnx(lower_to_onnx(evaluation, self.weights), folder / EVALUATION_PATH)
+        file = lower_to_onnx(evaluation, self.weights)
+        write_atomically(folder / EVALUATION_PATH, file.content)
         weights = blob_reference(folder, WEIGHTS_PATH, media_type=BINARY_MEDIA_TYPE)
         return SharedFiles(
             FormatSpec(format="onnx", weights=weights, versions={"opset": OPSET, "ir": IR_VERSION}),
             EvaluationSpec(
                 format="onnx",
                 graph=blob_reference(folder, EVALUATION_PATH, media_type=ONNX_MEDIA_TYPE),
-                planned_peak_bytes=planned_arena_bytes(evaluation),
+                planned_peak_bytes=file.arena_bytes,
                 inputs=input_specs(evaluation),
                 outputs=output_specs(evaluation),
             ),
@@ -58,11 +58,12 @@ class OnnxWriter:
     def write_member(self, folder: Path, key: MemberKey, graph: JointGraph) -> MemberFiles:
         """Write the member's graph."""
         path = f"{FOLDER}/train-{key.stem}.onnx"
-        save_onnx(lower_to_onnx(graph, self.weights), folder / path)
+        file = lower_to_onnx(graph, self.weights)
+        write_atomically(folder / path, file.content)
         return MemberFiles(
             graph=blob_reference(folder, path, media_type=ONNX_MEDIA_TYPE),
             companions=(),
-            planned_peak_bytes=planned_arena_bytes(graph),
+            planned_peak_bytes=file.arena_bytes,
             inputs=input_specs(graph),
             outputs=output_specs(graph),
         )

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from quadloom_export.formats.onnx import FOLDER, ONNX_MEDIA_TYPE, OnnxWriter
 from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, MemberFiles, SharedFiles
 from quadloom_export.graph import JointGraph
-from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_specs, save_onnx
-from quadloom_export.lowering.onnx_arena import planned_arena_bytes
+from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_specs, translate_graph
+from quadloom_export.lowering.ort_allocator import planned_arena_bytes
 from quadloom_export.lowering.ort_training import optimizer_model, save_ort_training, trained_names
 from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.engine import TrainingEngine
 from quadloom_runtime.engines.onnx import OnnxTrainingEngine
 from quadloom_runtime.engines.ort_training import CHECKPOINT_SUFFIX, EVALUATION_NAME, OPTIMIZER_NAME
@@ -31,9 +32,12 @@ class OrtTrainingWriter:
         self._plain = OnnxWriter()
 
     def write_shared(self, folder: Path, full: JointGraph, evaluation: JointGraph) -> SharedFiles:
-        """Write weights and evaluation graph, which are the ONNX format's to the byte, and the optimizer."""
+        """Write weights and evaluation graph, which are the ONNX format's to the byte, and what the API needs."""
         shared = self._plain.write_shared(folder, full, evaluation)
-        save_onnx(optimizer_model(), folder / FOLDER / OPTIMIZER_NAME)
+        # The API takes whatever a graph puts out: none of the tensors that the other file lets a caller place.
+        plain = translate_graph(evaluation, self._plain.weights).model()
+        write_atomically(folder / FOLDER / EVALUATION_NAME, plain.SerializeToString())
+        write_atomically(folder / FOLDER / OPTIMIZER_NAME, optimizer_model().SerializeToString())
         return SharedFiles(
             shared.format.model_copy(update={"format": "ort-training"}),
             shared.evaluation.model_copy(update={"format": "ort-training"}),
@@ -62,7 +66,7 @@ class OrtTrainingWriter:
         """The same graph before it was packaged: both packages cannot be installed where the exporter runs."""
         path = folder / FOLDER / f".{key.stem}.onnx"
         try:
-            save_onnx(lower_to_onnx(graph, self._plain.weights), path)
+            write_atomically(path, lower_to_onnx(graph, self._plain.weights).content)
             return OnnxTrainingEngine(path, inputs=files.inputs, outputs=files.outputs, label=key.label)
         finally:
             path.unlink(missing_ok=True)

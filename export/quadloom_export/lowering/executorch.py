@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from quadloom_export.graph import JointGraph, emit, evaluate, remove_dead, shape_of, val
-from quadloom_export.lowering.executorch_arena import Tenancy, lower_bound_bytes, plan_arena
+from quadloom_export.lowering.arena import Tenancy, lower_bound_bytes, plan_arena
 from quadloom_export.lowering.executorch_edge import to_edge_dialect
 from quadloom_export.lowering.executorch_kernels import Kernels, PortableKernels, run_on_shapes
 from quadloom_export.lowering.executorch_operators import translations

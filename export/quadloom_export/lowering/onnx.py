@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from torch import Tensor
 
 from quadloom_export.graph import JointGraph, batch_free_shape, val
+from quadloom_export.lowering.onnx_arena import arena_table, bound_part
 from quadloom_export.lowering.onnx_emitter import ONNX_TYPES, OnnxEmitter, value_info
 from quadloom_export.lowering.onnx_layout import lay_out
 from quadloom_export.lowering.onnx_operators import translate
@@ -31,12 +31,18 @@ def weight_tensors(*graphs: JointGraph) -> dict[str, NDArray[np.generic]]:
 
 @dataclass
 class Translation:
-    """A graph's ONNX parts; `nodes` stand in the wanted execution order, not yet laid out."""
+    """A graph's ONNX parts.
+
+    Attributes:
+        nodes: in the wanted execution order, not yet laid out.
+        values: name of the ONNX value that each node of the joint graph became.
+    """
 
     nodes: list[NodeProto]
     inputs: list[ValueInfoProto]
     outputs: list[ValueInfoProto]
     initializers: list[TensorProto]
+    values: dict[torch.fx.Node, str]
 
     def model(self) -> ModelProto:
         """Lay the file out for DEFAULT execution order."""
@@ -47,8 +53,16 @@ class Translation:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="quadloom")
 
 
-def lower_to_onnx(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> ModelProto:
-    """Translate node by node, then lay the file out for DEFAULT execution order.
+@dataclass(frozen=True)
+class OnnxFile:
+    """What a file holds, and the bytes that one run takes in its arena."""
+
+    content: bytes
+    arena_bytes: int
+
+
+def lower_to_onnx(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> OnnxFile:
+    """Translate node by node, lay the file out for DEFAULT execution order, and its tensors in one arena.
 
     Args:
         weights: where each frozen tensor lies in `WEIGHTS_NAME`, which must stand beside the model file.
@@ -56,7 +70,10 @@ def lower_to_onnx(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> Mode
     Raises:
         QuadloomError: an operator without a translation.
     """
-    return translate_graph(joint, weights).model()
+    translation = translate_graph(joint, weights)
+    table = arena_table(joint, translation.values, translation.nodes)
+    parts = translation.model(), bound_part(joint, translation.values, table)
+    return OnnxFile(b"".join(each.SerializeToString() for each in parts), table.size_bytes)
 
 
 def translate_graph(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> Translation:
@@ -81,14 +98,7 @@ def translate_graph(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> Tr
         translate(out, node)
     _name_results(out, joint)
     outputs = [value_info(name, node) for name, node in joint.results.items()]
-    return Translation(out.nodes, inputs, outputs, [*external, *out.inline.values()])
-
-
-def save_onnx(model: ModelProto, path: Path) -> None:
-    """Write the model file under its final name only when complete."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(model.SerializeToString())
-    temporary.replace(path)
+    return Translation(out.nodes, inputs, outputs, [*external, *out.inline.values()], out.values)
 
 
 def input_specs(joint: JointGraph) -> tuple[TensorSpec, ...]:
@@ -118,9 +128,7 @@ def _name_results(out: OnnxEmitter, joint: JointGraph) -> None:
             renamed[name] = output
         else:  # an input, a constant, or a value that is already another result
             out.node("Identity", [renamed.get(name, name)], outputs=[output])
-    for each in out.nodes:
-        each.input[:] = [renamed.get(name, name) for name in each.input]
-        each.output[:] = [renamed.get(name, name) for name in each.output]
+    out.rename(renamed)
 
 
 def _external(name: str, value: Tensor, entry: WeightEntry) -> TensorProto:

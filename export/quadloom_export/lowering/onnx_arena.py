@@ -1,97 +1,107 @@
-"""How much memory ONNX Runtime's arena really takes for a graph: the liveness plan plus its fragmentation.
+"""Lay the tensors of an ONNX graph out in one arena, and say so in the file.
 
-A model of `BFCArena` (onnxruntime/core/framework/bfc_arena.cc) with the settings of `quadloom_runtime.engines.onnx`: it
-extends by what is asked for, takes the smallest free chunk that fits, splits off what is left, joins free neighbours
-within a region, and never gives a region back.
+What makes a graph a bound one (`quadloom_runtime.engines.onnx_arena`) is appended to its file: protobuf joins messages
+that stand one after the other, so the file without its end is the graph with its results alone, for whoever cannot bind
+outputs.
 """
 
-from bisect import insort
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto
 from torch import fx
 
-from quadloom_export.graph import JointGraph
-from quadloom_export.liveness import lifetimes
+from quadloom_export.graph import JointGraph, size_bytes, val
+from quadloom_export.liveness import lifetimes, storage
+from quadloom_export.lowering.arena import Tenancy, plan_arena
+from quadloom_export.lowering.onnx_emitter import value_info
+from quadloom_runtime.engines.onnx_arena import (
+    ALIGNMENT_BYTES,
+    METADATA_KEY,
+    ArenaTable,
+    PlacedTensor,
+    order_digest,
+)
 
-ALIGNMENT_BYTES = 256
-LARGEST_UNSPLIT_BYTES = 4096
-"""`max_dead_bytes_per_chunk` of the engine."""
-
-
-@dataclass(eq=False)
-class _Chunk:
-    region: int
-    offset: int
-    size: int
-    free: bool = False
-    before: "_Chunk | None" = None
-    after: "_Chunk | None" = None
+SMALLEST_PLACED_BYTES = 4096
+"""Smaller tensors are left to ONNX Runtime: all of them together are less than what it costs to bind them."""
 
 
 @dataclass
-class Arena:
-    """Simulated arena; `total_bytes` is what its regions take together."""
+class _Place:
+    """A stretch of the arena, for one tensor or several views of it; `first` and `last` are positions in the order."""
 
-    total_bytes: int = 0
-    _regions: int = 0
-    _free: list[tuple[int, int, int, int, _Chunk]] = field(default_factory=list)
+    first: int
+    last: int
+    size_bytes: int
 
-    def allocate(self, size_bytes: int) -> _Chunk:
-        """Take memory for one tensor."""
-        size = max(1, -(-size_bytes // ALIGNMENT_BYTES)) * ALIGNMENT_BYTES
-        found = next((entry[-1] for entry in self._free if entry[0] >= size), None)
-        if found is None:
-            found = _Chunk(region=self._regions, offset=0, size=size)
-            self._regions += 1
-            self.total_bytes += size
-            return found
-        self._forget(found)
-        if found.size >= 2 * size or found.size - size >= LARGEST_UNSPLIT_BYTES:
-            rest = _Chunk(found.region, found.offset + size, found.size - size, before=found, after=found.after)
-            if found.after is not None:
-                found.after.before = rest
-            found.after, found.size = rest, size
-            self._offer(rest)
-        return found
-
-    def release(self, chunk: _Chunk) -> None:
-        """Give a tensor's memory back to the arena."""
-        for other in (chunk.before, chunk.after):
-            if other is None or not other.free:
-                continue
-            self._forget(other)
-            left, right = (other, chunk) if other is chunk.before else (chunk, other)
-            left.size += right.size
-            left.after = right.after
-            if right.after is not None:
-                right.after.before = left
-            chunk = left
-        self._offer(chunk)
-
-    def _offer(self, chunk: _Chunk) -> None:
-        chunk.free = True
-        insort(self._free, self._entry(chunk), key=lambda entry: entry[:4])
-
-    def _forget(self, chunk: _Chunk) -> None:
-        chunk.free = False
-        self._free.remove(self._entry(chunk))
-
-    @staticmethod
-    def _entry(chunk: _Chunk) -> tuple[int, int, int, int, _Chunk]:
-        return (chunk.size, chunk.region, chunk.offset, id(chunk), chunk)
+    def tenancy(self) -> Tenancy:
+        return Tenancy(self.first, self.last, -(-self.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
 
 
-def planned_arena_bytes(joint: JointGraph, *, repeats: int = 3) -> int:
-    """Size of the arena after a few training steps: later ones find the regions of earlier ones cut differently."""
-    order = lifetimes(joint)
-    arena = Arena()
-    for _ in range(repeats):
-        held: dict[fx.Node, _Chunk] = {}
-        for made, dying in order:
-            for node, size in made:
-                held[node] = arena.allocate(size)
-            for node in dying:
-                arena.release(held.pop(node))
-        for chunk in held.values():
-            arena.release(chunk)
-    return arena.total_bytes
+def arena_table(joint: JointGraph, names: Mapping[fx.Node, str], order: Sequence[NodeProto]) -> ArenaTable:
+    """Place every large tensor and every result of a graph.
+
+    Args:
+        names: ONNX value per node; of a result, its output name.
+        order: the ONNX nodes as they will run.
+    """
+    places = _places(joint)
+    made = {name for node in order for name in node.output}
+    tensors = {names[node]: (node, place) for node, place in places.items() if names[node] in made}
+    end = len(joint.nodes)
+    for output, node in joint.results.items():
+        if output not in tensors:
+            # A view lies where its source does. A copy, of an input or of another result, is made at the end.
+            is_view = storage(node) in places and names[node] == output
+            tensors[output] = node, places[storage(node)] if is_view else _Place(end, end, size_bytes(node))
+    distinct = list({id(place): place for _, place in tensors.values()}.values())
+    arena = plan_arena([place.tenancy() for place in distinct])
+    offsets = dict(zip(map(id, distinct), arena.offsets, strict=True))
+    return ArenaTable(
+        batch_size=joint.batch_size,
+        size_bytes=arena.size_bytes,
+        order_sha256=order_digest(node.name for node in order),
+        tensors=tuple(
+            PlacedTensor(
+                name=name,
+                dtype=str(val(node).dtype).removeprefix("torch."),  # type: ignore[arg-type]  # pydantic checks it
+                shape=_shape(node),
+                offset=offsets[id(place)],
+            )
+            for name, (node, place) in tensors.items()
+        ),
+    )
+
+
+def bound_part(joint: JointGraph, names: Mapping[fx.Node, str], table: ArenaTable) -> ModelProto:
+    """What to append to the file: the placed tensors as outputs, and the table."""
+    nodes = {name: node for node, name in names.items()}
+    outputs = [value_info(each.name, nodes[each.name]) for each in table.tensors if each.name not in joint.outputs]
+    return ModelProto(
+        graph=GraphProto(output=outputs),
+        metadata_props=[StringStringEntryProto(key=METADATA_KEY, value=table.to_json())],
+    )
+
+
+def _places(joint: JointGraph) -> dict[fx.Node, _Place]:
+    """The place of each tensor that is large or a result, or that a result is a view of."""
+    results = {storage(node) for node in joint.results.values()}
+    end = len(joint.nodes)
+    places: dict[fx.Node, _Place] = {}
+    for position, (made, dying) in enumerate(lifetimes(joint)):
+        for node, size in made:
+            if size >= SMALLEST_PLACED_BYTES or node in results:
+                places[node] = _Place(position, end, size)
+        for node in dying:
+            if node in places:
+                places[node].last = position
+    return places
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    """Sizes, those that grow with the batch as minus the number per example."""
+    return tuple(
+        size if size == more else size - more
+        for size, more in zip(val(node).shape, node.meta["twin"].shape, strict=True)
+    )

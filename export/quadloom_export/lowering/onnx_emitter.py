@@ -23,22 +23,33 @@ NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np
 
 
 class OnnxEmitter:
-    """Builds one graph; translators call `node`, `constant`, `value` and `bind`."""
+    """Builds one graph; translators call `node`, `constant`, `value` and `bind`.
+
+    Attributes:
+        values: ONNX value per translated node.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.inline: dict[str, TensorProto] = {}
-        self._names: dict[fx.Node, str] = {}
+        self.values: dict[fx.Node, str] = {}
         self._batch_sizes: dict[str, str] = {}
         self._count = 0
 
     def name_of(self, node: fx.Node) -> str:
         """ONNX value name of a translated node."""
-        return self._names[node]
+        return self.values[node]
 
     def bind(self, node: fx.Node, name: str) -> None:
         """Say which ONNX value a node became."""
-        self._names[node] = name
+        self.values[node] = name
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call values by other names, wherever they are made and read."""
+        for each in self.nodes:
+            each.input[:] = [names.get(name, name) for name in each.input]
+            each.output[:] = [names.get(name, name) for name in each.output]
+        self.values = {node: names.get(name, name) for node, name in self.values.items()}
 
     def node(
         self,

@@ -13,9 +13,10 @@ from pathlib import Path
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from quadloom_export.graph import GRADIENT_PREFIX, JointGraph
-from quadloom_export.lowering.onnx import IR_VERSION, OPSET, Translation, save_onnx, translate_graph
+from quadloom_export.lowering.onnx import IR_VERSION, OPSET, Translation, translate_graph
 from quadloom_export.lowering.ort_checkpoint import FloatArrays, save_checkpoint
 from quadloom_export.lowering.weights import WeightEntry
+from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.ort_training import CHECKPOINT_SUFFIX
 
 RESET = "lazy_reset_grad"
@@ -47,7 +48,7 @@ def save_ort_training(
     Raises:
         QuadloomError: an operator without a translation.
     """
-    save_onnx(training_model(training, weights), path)
+    write_atomically(path, training_model(training, weights).SerializeToString())
     trained = trained_names(training)
     save_checkpoint(
         path.with_suffix(CHECKPOINT_SUFFIX),
@@ -79,6 +80,7 @@ def training_model(joint: JointGraph, weights: Mapping[str, WeightEntry]) -> Mod
         inputs=[*callers, *rows, *buffers, reset],
         outputs=[*results, *flags],
         initializers=plain.initializers,
+        values=plain.values,
     ).model()
 
 

@@ -7,8 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quadloom_runtime.contract.manifest import TensorSpec
 from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
+from quadloom_runtime.engines.onnx_arena import BoundGraph, arena_table, profiling
 from quadloom_runtime.engines.ort_package import refuse_mixture
 from quadloom_runtime.errors import MissingExtraError, QuadloomError, StepOutOfMemoryError
 
@@ -27,9 +30,8 @@ class OnnxTrainingEngine:
         threads: int = 1,
         label: str,
     ) -> None:
-        self._session = open_session(graph, threads=threads)
+        self._graph = open_graph(graph, outputs, threads=threads)
         self._inputs = [spec.name for spec in inputs]
-        self._outputs = [spec.name for spec in outputs]
         self._label = label
 
     def step(self, parameters: Mapping[str, FloatArray], batch: Batch) -> StepResult:
@@ -38,7 +40,7 @@ class OnnxTrainingEngine:
         Raises:
             StepOutOfMemoryError: the step did not fit the memory limit; the engine stays usable.
         """
-        found = run(self._session, self._inputs, self._outputs, parameters, batch, label=self._label)
+        found = run(self._graph, self._inputs, parameters, batch, label=self._label)
         gradients = {
             name.removeprefix(GRADIENT_PREFIX): value
             for name, value in found.items()
@@ -58,13 +60,12 @@ class OnnxEvaluationEngine:
     def __init__(
         self, graph: Path, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], threads: int = 1
     ) -> None:
-        self._session = open_session(graph, threads=threads)
+        self._graph = open_graph(graph, outputs, threads=threads)
         self._inputs = [spec.name for spec in inputs]
-        self._outputs = [spec.name for spec in outputs]
 
     def evaluate(self, parameters: Mapping[str, FloatArray], batch: Batch) -> EvaluationResult:
         """Forward only."""
-        found = run(self._session, self._inputs, self._outputs, parameters, batch, label="evaluation")
+        found = run(self._graph, self._inputs, parameters, batch, label="evaluation")
         return EvaluationResult(
             loss=float(found["loss"]),
             correct=int(found["correct_count"]),
@@ -73,24 +74,25 @@ class OnnxEvaluationEngine:
         )
 
 
-def open_session(graph: Path, *, threads: int) -> Any:
-    """Create a session that runs the graph as the exporter planned it.
+def open_graph(graph: Path, outputs: tuple[TensorSpec, ...], *, threads: int) -> BoundGraph:
+    """Load a graph and check that it runs as the exporter planned it.
 
     Raises:
-        QuadloomError: the files cannot be loaded.
+        QuadloomError: the files cannot be loaded, or this onnxruntime runs them in another order.
     """
     refuse_mixture()
     onnxruntime = _onnxruntime()
     _register_arena()
-    try:
-        return onnxruntime.InferenceSession(
-            str(graph), session_options(threads=threads), providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise QuadloomError(
-            f"ONNX Runtime cannot load {graph}: {error}",
-            remedy="check the family with `quadloom inspect DIR --verify`; it needs onnxruntime >= 1.19",
-        ) from error
+    options = session_options(threads=threads)
+    with profiling(options):
+        try:
+            session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise QuadloomError(
+                f"ONNX Runtime cannot load {graph}: {error}",
+                remedy="check the family with `quadloom inspect DIR --verify`; it needs onnxruntime >= 1.19",
+            ) from error
+        return BoundGraph(session, arena_table(session, graph), [each.name for each in outputs], graph=graph)
 
 
 def session_options(*, threads: int) -> Any:
@@ -115,21 +117,16 @@ def session_options(*, threads: int) -> Any:
 
 
 def run(
-    session: Any,
-    inputs: list[str],
-    outputs: list[str],
-    parameters: Mapping[str, FloatArray],
-    batch: Batch,
-    *,
-    label: str,
+    graph: BoundGraph, inputs: list[str], parameters: Mapping[str, FloatArray], batch: Batch, *, label: str
 ) -> dict[str, Any]:
-    """Run a session on parameters and a batch, both by input name."""
-    feeds = {name: parameters[name] if name in parameters else getattr(batch, name) for name in inputs}
+    """Run a graph on parameters and a batch, both by input name."""
+    feeds = {
+        name: np.ascontiguousarray(parameters[name] if name in parameters else getattr(batch, name)) for name in inputs
+    }
     try:
-        values = session.run(outputs, feeds)
+        return graph.run(feeds, batch_size=len(batch.input_ids))
     except Exception as error:  # ONNX Runtime's errors share no narrower base
         raise step_error(error, label=label) from None
-    return dict(zip(outputs, values, strict=True))
 
 
 def step_error(error: Exception, *, label: str) -> Exception:
@@ -156,10 +153,10 @@ def _onnxruntime() -> Any:
 
 @cache
 def _register_arena() -> None:
-    """Give the process one arena that grows by what is asked for and splits every free chunk.
+    """Give the process one allocator that grows by what is asked for and splits every free chunk.
 
-    A step then costs page faults only once, and the arena stays within a tenth of the liveness plan. ONNX Runtime's own
-    defaults double each extension and hand out chunks up to 128 MB too large.
+    Small tensors come from it, and with onnxruntime-training all of them. ONNX Runtime's own defaults double each
+    extension and hand out chunks up to 128 MB too large.
     """
     onnxruntime = _onnxruntime()
     where = onnxruntime.OrtMemoryInfo(

@@ -15,7 +15,7 @@ from quadloom_runtime.engines.onnx import session_options, step_error
 from quadloom_runtime.engines.ort_package import require_training_package
 from quadloom_runtime.errors import QuadloomError
 
-EVALUATION_NAME = "eval.onnx"
+EVALUATION_NAME = "ort-eval.onnx"
 OPTIMIZER_NAME = "ort-optimizer.onnx"
 CHECKPOINT_SUFFIX = ".checkpoint"
 

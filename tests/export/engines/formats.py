@@ -60,12 +60,12 @@ class OnnxFormat:
 
     def training(self, source: Source, graph: JointGraph, label: str) -> Opening:
         path = source.folder / f"{label}.onnx"
-        onnx.save_onnx(onnx.lower_to_onnx(graph, self._weights(source)), path)
+        path.write_bytes(onnx.lower_to_onnx(graph, self._weights(source)).content)
         return Opening(OnnxTrainingEngine, (path,), specs_of(onnx, graph) | {"label": label})
 
     def evaluation(self, source: Source) -> Opening:
         path = source.folder / "eval.onnx"
-        onnx.save_onnx(onnx.lower_to_onnx(source.evaluation, self._weights(source)), path)
+        path.write_bytes(onnx.lower_to_onnx(source.evaluation, self._weights(source)).content)
         return Opening(OnnxEvaluationEngine, (path,), specs_of(onnx, source.evaluation))
 
     def files(self, opening: Opening) -> list[Path]:
@@ -118,8 +118,12 @@ class OrtTrainingFormat:
         entries = write_weights(source.folder / "weights.bin", onnx.weight_tensors(source.training, source.evaluation))
         path = source.folder / f"ort-train-{label}.onnx"
         save_ort_training(path, graph, source.parameters, entries)
-        onnx.save_onnx(onnx.lower_to_onnx(source.evaluation, entries), source.folder / EVALUATION_NAME)
-        onnx.save_onnx(optimizer_model(AdamWSettings(weight_decay=0.0)), source.folder / OPTIMIZER_NAME)
+        plain = (
+            onnx.translate_graph(source.evaluation, entries).model(),
+            optimizer_model(AdamWSettings(weight_decay=0.0)),
+        )
+        for name, model in zip((EVALUATION_NAME, OPTIMIZER_NAME), plain, strict=True):
+            (source.folder / name).write_bytes(model.SerializeToString())
         return Opening(OrtTrainingEngine, (path,), {"label": label})
 
     def evaluation(self, source: Source) -> Opening:

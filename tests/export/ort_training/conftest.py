@@ -14,7 +14,7 @@ import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from quadloom_export.lowering.onnx import lower_to_onnx, save_onnx
+from quadloom_export.lowering.onnx import translate_graph
 from quadloom_export.lowering.ort_training import AdamWSettings, optimizer_model, save_ort_training
 from quadloom_runtime.engines.ort_package import require_training_package
 from quadloom_runtime.engines.ort_training import EVALUATION_NAME, OPTIMIZER_NAME, OrtTrainingEngine
@@ -42,8 +42,10 @@ def open_member(tmp_path: Path) -> Callable[..., OrtTrainingEngine]:
         graph = tmp_path / f"ort-train-d{depth:02d}-q{quantized_layers:02d}.onnx"
         shutil.copyfile(tiny.folder / "weights.bin", tmp_path / "weights.bin")
         save_ort_training(graph, tiny.member(depth, quantized_layers), arrays(tiny.parameters()), weights=tiny.weights)
-        save_onnx(lower_to_onnx(tiny.evaluation, tiny.weights), tmp_path / EVALUATION_NAME)
-        save_onnx(optimizer_model(AdamWSettings(weight_decay=weight_decay)), tmp_path / OPTIMIZER_NAME)
+        plain = translate_graph(tiny.evaluation, tiny.weights).model()
+        (tmp_path / EVALUATION_NAME).write_bytes(plain.SerializeToString())
+        optimizer = optimizer_model(AdamWSettings(weight_decay=weight_decay))
+        (tmp_path / OPTIMIZER_NAME).write_bytes(optimizer.SerializeToString())
         return OrtTrainingEngine(graph, label=graph.stem)
 
     return make

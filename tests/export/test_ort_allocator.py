@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quadloom_export.lowering.onnx_arena import ALIGNMENT_BYTES, Arena
+from quadloom_export.lowering.ort_allocator import ALIGNMENT_BYTES, Arena
 
 MB = 1 << 20
 

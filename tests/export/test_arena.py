@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quadloom_export.lowering.executorch_arena import Tenancy, best_fit, lower_bound_bytes, plan_arena
+from quadloom_export.lowering.arena import Tenancy, best_fit, lower_bound_bytes, plan_arena
 
 TENANCIES = st.lists(
     st.builds(
