@@ -263,6 +263,16 @@ def _slice(out: OnnxEmitter, node: fx.Node) -> str:
     return out.node("Slice", [out.name_of(node.args[0]), *bounds])  # type: ignore[arg-type]
 
 
+@_register(aten.constant_pad_nd.default)
+def _pad(out: OnnxEmitter, node: fx.Node) -> str:
+    # PyTorch names the last dimension first, ONNX all starts before all ends.
+    around, (fill,) = list(node.args[1]), attributes_of(node, {"pad": None, "value": 0.0})[1:]  # type: ignore[arg-type]
+    untouched = [0] * (val(node).dim() - len(around) // 2)
+    starts, ends = ([*untouched, *around[side::2][::-1]] for side in (0, 1))
+    value = out.constant(np.asarray(fill, dtype=np.float32))
+    return out.node("Pad", [out.name_of(node.args[0]), out.integers([*starts, *ends]), value])  # type: ignore[arg-type]
+
+
 @_register(aten.cat.default)
 def _concat(out: OnnxEmitter, node: fx.Node) -> str:
     (axis,) = attributes_of(node, {"dim": 0})

@@ -268,9 +268,9 @@ class _Rewrite:
         if node not in self._spread:
             narrow = self._narrow[node, rows]
             runs = emit(self._graph, aten.reshape.default, (narrow, [-1, 1, rows.inner]), like=reader)
-            mask = emit(self._graph, aten.reshape.default, (rows.mask, [rows.period, 1]), like=reader)
-            zero = emit(self._graph, aten.full.default, ([], 0.0), like=reader)
-            spread = emit(self._graph, aten.where.self, (mask, runs, zero), like=reader)
+            # Not `where`, for which ONNX Runtime makes another tensor of full size.
+            around = [0, 0, rows.position, rows.period - rows.position - 1]
+            spread = emit(self._graph, aten.constant_pad_nd.default, (runs, around), like=reader)
             self._spread[node] = emit(self._graph, aten.reshape.default, (spread, batch_free_shape(node)), like=reader)
         return self._spread[node]
 
