@@ -94,5 +94,5 @@ def _export_member(
         gradient_error=error,
         inputs=files.inputs,
         outputs=files.outputs,
-        peak_items=plan_memory(graph).items,
+        peak_items=plan_memory(graph, in_place=key.format == "onnx").items,
     )
