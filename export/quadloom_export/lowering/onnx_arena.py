@@ -52,9 +52,10 @@ def arena_table(joint: JointGraph, names: Mapping[fx.Node, str], order: Sequence
     end = len(joint.nodes)
     for output, node in joint.results.items():
         if output not in tensors:
-            # A view lies where its source does. A copy, of an input or of another result, is made at the end.
-            is_view = storage(node) in places and names[node] == output
-            tensors[output] = node, places[storage(node)] if is_view else _Place(end, end, size_bytes(node))
+            is_copy = names[node] != output  # of an input or of another result, made at the end
+            # A view lies where its source does, unless that is an input: then it is written where it stands.
+            own = _Place(end if is_copy else 0, end, size_bytes(node))
+            tensors[output] = node, own if is_copy else places.get(storage(node), own)
     distinct = list({id(place): place for _, place in tensors.values()}.values())
     arena = plan_arena([place.tenancy() for place in distinct])
     offsets = dict(zip(map(id, distinct), arena.offsets, strict=True))
