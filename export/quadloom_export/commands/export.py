@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recompute",
         type=float,
-        default=DEFAULTS.recompute,
+        default=0.03,
         metavar="SHARE",
         help="of the forward's products that backward repeats",
     )
