@@ -131,8 +131,8 @@ def test_a_member_that_does_not_fit_the_hard_limit_fails_by_name_and_a_quantized
         command = [sys.executable, "-c", LIMITED_STEP, str(family), member, str(limit_bytes)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
-    refused = step_within("6,0", 90_000_000)
-    assert "member d06-q00 does not fit the limit of 90.0 MB" in refused[0]
+    refused = step_within("6,0", 60_000_000)
+    assert "member d06-q00 does not fit the limit of 60.0 MB" in refused[0]
     assert refused[-1] == "alive"
-    assert step_within("6,6", 90_000_000) == ["trained", "alive"]
+    assert step_within("6,6", 60_000_000) == ["trained", "alive"]
     assert step_within("6,0", 180_000_000) == ["trained", "alive"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.bound_graph import bound
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from quadloom_runtime.contract.manifest import EvaluationSpec, TensorSpec
@@ -23,12 +24,11 @@ GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
 evaluation (int64[2,4] attention_mask, int64[2] labels, float[2] bias)
   => (float loss, int64 correct_count, int64 example_count, float[2,2] logits)
-<int64[1] one = {1}, int64 ignored = {-100}>
+<int64[1] one = {1}, int64 ignored = {-100}, int64 zero = {0}>
 {
   words = ReduceSum <keepdims = 1> (attention_mask, one)
   scale = Cast <to = 1> (words)
   logits = Mul (scale, bias)
-  loss = SoftmaxCrossEntropyLoss <reduction = "mean", ignore_index = -100> (logits, labels)
   predicted = ArgMax <axis = 1, keepdims = 0> (logits)
   right = Equal (predicted, labels)
   right_count = Cast <to = 7> (right)
@@ -37,6 +37,17 @@ evaluation (int64[2,4] attention_mask, int64[2] labels, float[2] bias)
   real = Not (padding)
   real_count = Cast <to = 7> (real)
   example_count = ReduceSum <keepdims = 0> (real_count)
+  log_probabilities = LogSoftmax <axis = 1> (logits)
+  class = Max (labels, zero)
+  column = Unsqueeze (class, one)
+  of_class = GatherElements <axis = 1> (log_probabilities, column)
+  per_row = Squeeze (of_class, one)
+  weight = Cast <to = 1> (real)
+  weighted = Mul (per_row, weight)
+  sum = ReduceSum <keepdims = 0> (weighted)
+  rows = ReduceSum <keepdims = 0> (weight)
+  mean = Div (sum, rows)
+  loss = Neg (mean)
 }
 """
 
@@ -44,7 +55,6 @@ evaluation (int64[2,4] attention_mask, int64[2] labels, float[2] bias)
 @pytest.fixture
 def evaluable(family_folder: Path) -> ServedFamily:
     """The synthetic family with a real tokenizer and a real evaluation graph."""
-    onnx = pytest.importorskip("onnx")
     parser = pytest.importorskip("onnx.parser")
     model = parser.parse_model(GRAPH)
     model.graph.input[2].name = BIAS
@@ -52,7 +62,6 @@ def evaluable(family_folder: Path) -> ServedFamily:
         for place, name in enumerate(node.input):
             if name == "bias":
                 node.input[place] = BIAS
-    onnx.save(model, str(family_folder / "onnx/eval.onnx"))
     tokenizer = Tokenizer(models.WordLevel({"w": 1, "?": 0}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.enable_padding(length=4)
@@ -62,15 +71,18 @@ def evaluable(family_folder: Path) -> ServedFamily:
         TensorSpec(name="attention_mask", dtype="int64", shape=(2, 4)),
         TensorSpec(name="labels", dtype="int64", shape=(2,)),
     ]
+    results = {"loss": "float32", "correct_count": "int64", "example_count": "int64"}
+    outputs = (
+        *(TensorSpec(name=name, dtype=dtype, shape=()) for name, dtype in results.items()),  # type: ignore[arg-type]
+        TensorSpec(name="logits", dtype="float32", shape=(2, 2)),
+    )
+    (family_folder / "onnx/eval.onnx").write_bytes(bound(model, outputs, batch_size=2))
     spec = EvaluationSpec(
         format="onnx",
         graph=blob_reference(family_folder, "onnx/eval.onnx", media_type="application/octet-stream"),
         planned_peak_bytes=1,
         inputs=(*integers, TensorSpec(name=BIAS, dtype="float32", shape=(2,))),
-        outputs=tuple(
-            TensorSpec(name=name, dtype="float32", shape=())
-            for name in ("loss", "correct_count", "example_count", "logits")
-        ),
+        outputs=outputs,
     )
     text = blob_reference(family_folder, "tokenizer/tokenizer.json", media_type="application/json")
     changed = load_manifest(family_folder).model_copy(update={"evaluation": (spec,), "tokenizer": (text,)})

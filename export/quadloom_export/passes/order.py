@@ -35,10 +35,10 @@ def delay(joint: JointGraph) -> JointGraph:
 
 
 def _sink_views(graph: fx.Graph) -> None:
-    """Move every view right before its first reader; it takes no memory wherever it stands."""
+    """Move every view of the backward right before its first reader; it takes no memory wherever it stands."""
     place = {node: index for index, node in enumerate(graph.nodes)}
     for node in reversed(list(graph.nodes)):
-        if node.target == aten.reshape.default and node.users:
+        if node.target == aten.reshape.default and node.users and node.meta["phase"] == "backward":
             min(node.users, key=place.__getitem__).prepend(node)
             # Only its order among the views before the same reader is lost, and it is behind those it reads.
             place[node] = place[min(node.users, key=place.__getitem__)]
