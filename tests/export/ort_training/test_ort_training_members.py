@@ -161,7 +161,9 @@ def test_stored_training_goes_on_as_if_it_had_not_stopped(bert, open_member, tmp
         np.testing.assert_array_equal(again.parameters[name], value)
 
 
-@pytest.mark.parametrize("lost", ["ort-train-d01-q00.onnx", "ort-train-d01-q00.checkpoint", "ort-eval.onnx", "weights.bin"])
+@pytest.mark.parametrize(
+    "lost", ["ort-train-d01-q00.onnx", "ort-train-d01-q00.checkpoint", "ort-eval.onnx", "weights.bin"]
+)
 def test_a_member_without_one_of_its_files_is_refused_by_name(bert, open_member, tmp_path, lost):
     open_member(bert, depth=1)
     (tmp_path / lost).unlink()
