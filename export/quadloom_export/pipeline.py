@@ -14,17 +14,20 @@ from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
 from quadloom_export.passes.trim import trim
+from quadloom_export.passes.weight_only import store_int8_weights
 from quadloom_export.trace import trace_evaluation, trace_training
 
 
 def training_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
     """The joint graph of full depth, traced once for all members."""
-    return made_lean(trace_training(model, batch_size=batch_size, sequence_length=sequence_length))
+    lean = made_lean(trace_training(model, batch_size=batch_size, sequence_length=sequence_length))
+    return store_int8_weights(lean, model.int8_weights)
 
 
 def evaluation_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
     """The forward graph."""
-    return made_lean(trace_evaluation(model, batch_size=batch_size, sequence_length=sequence_length))
+    lean = made_lean(trace_evaluation(model, batch_size=batch_size, sequence_length=sequence_length))
+    return store_int8_weights(lean, model.int8_weights)
 
 
 def made_lean(recording: JointGraph) -> JointGraph:

@@ -109,8 +109,8 @@ def quantize(kernels: Kernels, x: Tensor, scale: Tensor) -> Tensor:
 
 
 def dequantize(x: Tensor, scale: Tensor) -> Tensor:
-    """``x * scale``."""
-    return aten.mul.Tensor(aten._to_copy.default(x, dtype=torch.float32), _column(scale))  # type: ignore[no-any-return]
+    """``x * scale``; the kernel takes integers, and is as fast as a conversion, which would be another float tensor."""
+    return aten.mul.Tensor(x, scale if scale.dim() == 2 else _column(scale))  # type: ignore[no-any-return]
 
 
 def softmax(kernels: Kernels, x: Tensor, axis: int, half_to_float: bool) -> Tensor:
