@@ -14,7 +14,7 @@ from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
 from quadloom_export.passes.trim import trim
-from quadloom_export.passes.weight_only import store_int8_weights
+from quadloom_export.passes.weight_only import delay_weight_copies, store_int8_weights
 from quadloom_export.trace import trace_evaluation, trace_training
 
 
@@ -52,4 +52,5 @@ def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: Stas
     Products are recomputed in the other layers only: from quantized factors they would be less precise than when they
     are quantized themselves, since a norm's weights damp the outliers of its input.
     """
-    return recompute_products(quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format))
+    quantized = quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format)
+    return delay_weight_copies(recompute_products(quantized))

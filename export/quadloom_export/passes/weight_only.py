@@ -33,6 +33,15 @@ def store_int8_weights(joint: JointGraph, weights: Mapping[str, Int8Weight]) -> 
     return result
 
 
+def delay_weight_copies(joint: JointGraph) -> JointGraph:
+    """The same graph with every float copy right before the product that reads it, whatever other passes put there."""
+    result = joint.copy()
+    position = {node: index for index, node in enumerate(result.nodes)}
+    for copy in [node for node in position if is_weight_copy(node)]:
+        min(copy.users, key=position.__getitem__).prepend(copy)
+    return result
+
+
 def is_weight_copy(node: fx.Node) -> bool:
     """Whether a node makes the float copy of a stored weight."""
     return node.target == quadloom.dequantize.default and all(each.op == "placeholder" for each in node.all_input_nodes)
