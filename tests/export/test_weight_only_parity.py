@@ -44,7 +44,7 @@ class TestOnnx:
 def test_rounding_moves_the_gradient_so_the_reference_above_tells_it_apart(make_tiny):
     plain, rounded = make_tiny("bert"), make_tiny("bert", int8=True)
     found = rounded.eager(rounded.parameters(), rounded.batch(8)).gradients
-    assert 1e-3 < relative_l2(found, plain.eager(plain.parameters(), plain.batch(8)).gradients) < 0.05
+    assert 1e-4 < relative_l2(found, plain.eager(plain.parameters(), plain.batch(8)).gradients) < 0.05
 
 
 def test_an_onnx_file_holds_integers_and_dequantizes_each_before_its_product(make_tiny):
