@@ -5,12 +5,18 @@ from pathlib import Path
 import onnx
 import pytest
 from tests.export.conftest import arrays, as_batch
-from tests.export.test_gradient_parity import relative_l2
+from tests.export.test_gradient_parity import relative_l2, split_head
 
 from quadloom_export.lowering.executorch import input_specs, lower_to_executorch, output_specs, save, weights_file
 from quadloom_runtime.engines.executorch import ExecutorchEvaluationEngine, ExecutorchTrainingEngine
 
 LAYERS = 3
+
+
+def errors(tiny, found, expected) -> tuple[float, float]:
+    """Of the LoRA tensors and of the head, which is so much larger that together it would hide them."""
+    lora, head = split_head(found, tiny.layer_of())
+    return relative_l2(lora, expected) if lora else 0.0, relative_l2(head, expected)
 
 
 @pytest.mark.parametrize("all_linear", [False, True], ids=["query-value", "all-linear"])
@@ -22,7 +28,7 @@ class TestOnnx:
         tiny = make_tiny(name, all_linear, int8=True)
         parameters, batch = tiny.parameters(), tiny.batch(rows)
         expected, found = tiny.eager(parameters, batch), tiny.step(parameters, batch, depth=depth)
-        assert relative_l2(found.gradients, expected.gradients) <= 1e-5
+        assert max(errors(tiny, found.gradients, expected.gradients)) <= 1e-5
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
 
     def test_a_quantized_stash_costs_what_it_costs_with_float_weights(self, make_tiny, name, all_linear):
@@ -30,7 +36,9 @@ class TestOnnx:
         parameters, batch = tiny.parameters(), tiny.batch(8)
         expected = tiny.eager(parameters, batch)
         found = tiny.step(parameters, batch, depth=LAYERS, quantized_layers=LAYERS)
-        assert 1e-5 < relative_l2(found.gradients, expected.gradients) <= 0.01
+        lora, head = errors(tiny, found.gradients, expected.gradients)
+        assert 1e-5 < lora <= 0.01
+        assert head <= 1e-5
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
 
     def test_the_evaluation_is_that_of_pytorch(self, make_tiny, name, all_linear):
@@ -44,7 +52,8 @@ class TestOnnx:
 def test_rounding_moves_the_gradient_so_the_reference_above_tells_it_apart(make_tiny):
     plain, rounded = make_tiny("bert"), make_tiny("bert", int8=True)
     found = rounded.eager(rounded.parameters(), rounded.batch(8)).gradients
-    assert 1e-4 < relative_l2(found, plain.eager(plain.parameters(), plain.batch(8)).gradients) < 0.05
+    expected = plain.eager(plain.parameters(), plain.batch(8)).gradients
+    assert 1e-3 < errors(plain, found, expected)[0] < 0.05
 
 
 def test_an_onnx_file_holds_integers_and_dequantizes_each_before_its_product(make_tiny):
@@ -75,7 +84,9 @@ class TestExecutorch:
         for rows in (8, 1):
             parameters, batch = tiny.parameters(), tiny.batch(rows)
             expected, found = tiny.eager(parameters, batch), engine.step(arrays(parameters), as_batch(batch))
-            assert least <= relative_l2(found.gradients, expected.gradients) <= most
+            lora, head = errors(tiny, found.gradients, expected.gradients)
+            assert least <= lora <= most
+            assert head <= 1e-5
             assert found.loss == pytest.approx(expected.loss, rel=1e-5)
         # Scales lie with the weights: of those a program holds none.
         assert len(lowered.program) < sum(each.values.numel() for each in tiny.model.int8_weights.values()) * 20
