@@ -84,6 +84,7 @@ def _export_member(
         key=key,
         graph=files.graph,
         companions=files.companions,
+        arena_bytes=files.arena_bytes,
         planned_peak_bytes=files.planned_peak_bytes,
         stash_bytes_before=stash_bytes(unquantized),
         stash_bytes_after=stash_bytes(graph),
@@ -94,5 +95,5 @@ def _export_member(
         gradient_error=error,
         inputs=files.inputs,
         outputs=files.outputs,
-        peak_items=plan_memory(graph).items,
+        peak_items=plan_memory(graph, in_place=key.format == "onnx").items,
     )

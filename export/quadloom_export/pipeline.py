@@ -6,6 +6,7 @@ from quadloom_export.passes.activation import save_gelu_derivative
 from quadloom_export.passes.gate import save_gate_slope
 from quadloom_export.passes.matmuls import fuse_matmuls
 from quadloom_export.passes.needed_rows import compute_needed_rows
+from quadloom_export.passes.order import delay
 from quadloom_export.passes.quantize import StashFormat, quantize_stash
 from quadloom_export.passes.recompute import recompute_products
 from quadloom_export.passes.rematerialize import rematerialize
@@ -53,4 +54,4 @@ def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: Stas
     are quantized themselves, since a norm's weights damp the outliers of its input.
     """
     quantized = quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format)
-    return delay_weight_copies(recompute_products(quantized))
+    return delay_weight_copies(delay(recompute_products(quantized)))

@@ -59,7 +59,9 @@ def memory_table(member: MemberSpec) -> str:
         )
     rest = member.planned_peak_bytes - sum(item.size_bytes for item in member.peak_items)
     share = 100 * rest / member.planned_peak_bytes
-    lines.append(f"{rest / 1e6:8.3f} {share:5.1f}% {'':>8} {'allocator':>10} {'':>10}  fragmentation")
+    lines.append(
+        f"{rest / 1e6:8.3f} {share:5.1f}% {'':>8} {'engine':>10} {'':>10}  gaps, results, what the engine keeps"
+    )
     return "\n".join(lines)
 
 

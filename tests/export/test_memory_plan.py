@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import fx
 
 from quadloom_export.graph import SHAPE_MODES, JointGraph, emit
-from quadloom_export.liveness import plan_memory
+from quadloom_export.liveness import overwritten, plan_memory, storage
+from quadloom_export.passes.order import delay
 
 LAYERS = 3
 aten = torch.ops.aten
@@ -77,7 +78,7 @@ def random_graphs(draw):
 @given(random_graphs())
 def test_the_peak_is_the_largest_sum_of_live_bytes(joint):
     expected = [live_bytes(joint, step) for step in range(len(joint.nodes))]
-    plan = plan_memory(joint)
+    plan = plan_memory(joint, in_place=False)
     assert plan.peak_bytes == max(expected)
     assert sum(size for _, size in plan.live) == plan.peak_bytes
     assert sum(item.size_bytes for item in plan.items) == plan.peak_bytes
@@ -86,7 +87,7 @@ def test_the_peak_is_the_largest_sum_of_live_bytes(joint):
 @pytest.mark.parametrize(("depth", "quantized"), [(0, 0), (1, 0), (LAYERS, 0), (LAYERS, 2), (LAYERS, LAYERS)])
 def test_the_peak_of_a_member_is_the_largest_sum_of_live_bytes(tiny, depth, quantized):
     joint = tiny.member(depth, quantized)
-    plan = plan_memory(joint)
+    plan = plan_memory(joint, in_place=False)
     names = [node.name for node in joint.nodes]
     at_peak = names.index(plan.peak_node)
     assert live_bytes(joint, at_peak) == plan.peak_bytes
@@ -94,6 +95,51 @@ def test_the_peak_of_a_member_is_the_largest_sum_of_live_bytes(tiny, depth, quan
         assert live_bytes(joint, step) <= plan.peak_bytes
     assert sum(item.size_bytes for item in plan.items) == plan.peak_bytes
     assert sum(item.tensors for item in plan.items) == len(plan.live)
+
+
+def assert_nothing_is_read_after_it_was_overwritten(joint):
+    """Replays the graph with one note per storage: whose values it holds now."""
+    owner = overwritten(joint)
+    holds = {}
+    for node in joint.nodes:
+        for read in node.all_input_nodes:
+            source = storage(read)
+            if source.op == "call_function":
+                assert holds[owner.get(source, source)] is source
+        if storage(node) is node:
+            holds[owner.get(node, node)] = node
+    for result in joint.results.values():
+        source = storage(result)
+        assert source.op != "call_function" or holds[owner.get(source, source)] is source
+
+
+@settings(deadline=None)
+@given(random_graphs())
+def test_nothing_is_read_after_it_was_overwritten(joint):
+    assert_nothing_is_read_after_it_was_overwritten(joint)
+    assert plan_memory(joint).peak_bytes <= plan_memory(joint, in_place=False).peak_bytes
+
+
+@pytest.mark.parametrize("quantized", [0, LAYERS])
+def test_a_member_overwrites_what_it_no_longer_reads(tiny, quantized):
+    joint = tiny.member(LAYERS, quantized)
+    assert_nothing_is_read_after_it_was_overwritten(joint)
+    softmax = [node for node in overwritten(joint) if node.target == torch.ops.aten._softmax.default]
+    assert softmax
+
+
+@settings(deadline=None)
+@given(random_graphs())
+def test_delaying_operators_keeps_the_results_and_never_raises_the_peak(joint):
+    for node in joint.nodes:
+        node.meta["phase"] = "backward"
+    after = delay(joint)
+    assert plan_memory(after).peak_bytes <= plan_memory(joint).peak_bytes
+    assert {node.name for node in after.nodes} == {node.name for node in joint.nodes}
+    seen = {node for node in after.graph.nodes if node.op == "placeholder"}
+    for node in after.nodes:
+        assert seen.issuperset(node.all_input_nodes)
+        seen.add(node)
 
 
 def test_the_peak_falls_with_quantized_layers_and_rises_with_depth(tiny):

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, choices=[8, 4], default=8, help="bits per quantized stash element")
     parser.add_argument("--group-size", type=int, default=64, help="stash elements that share a scale")
     parser.add_argument(
-        "--recompute", type=float, default=0.0, metavar="SHARE", help="of the forward's products that backward repeats"
+        "--recompute",
+        type=float,
+        default=0.03,
+        metavar="SHARE",
+        help="of the forward's products that backward repeats",
     )
     parser.add_argument("--row-chunks", type=int, default=4, metavar="N", help="shares of a feed-forward's rows")
     parser.add_argument(

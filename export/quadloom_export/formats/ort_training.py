@@ -56,6 +56,7 @@ class OrtTrainingWriter:
                 blob_reference(folder, f"{FOLDER}/{EVALUATION_NAME}", media_type=ONNX_MEDIA_TYPE),
                 blob_reference(folder, f"{FOLDER}/{OPTIMIZER_NAME}", media_type=ONNX_MEDIA_TYPE),
             ),
+            arena_bytes=None,
             # The training API holds a buffer per gradient from the first step on.
             planned_peak_bytes=planned_arena_bytes(graph) + gradients_bytes,
             inputs=input_specs(graph),

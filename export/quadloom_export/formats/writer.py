@@ -25,6 +25,7 @@ class MemberFiles:
 
     graph: BlobReference
     companions: tuple[BlobReference, ...]
+    arena_bytes: int | None
     planned_peak_bytes: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto
 from torch import fx
 
 from quadloom_export.graph import JointGraph, size_bytes, val
-from quadloom_export.liveness import lifetimes, storage
+from quadloom_export.liveness import lifetimes, overwritten, storage
 from quadloom_export.lowering.arena import Tenancy, plan_arena
 from quadloom_export.lowering.onnx_emitter import value_info
 from quadloom_runtime.engines.onnx_arena import (
@@ -52,9 +52,10 @@ def arena_table(joint: JointGraph, names: Mapping[fx.Node, str], order: Sequence
     end = len(joint.nodes)
     for output, node in joint.results.items():
         if output not in tensors:
-            # A view lies where its source does. A copy, of an input or of another result, is made at the end.
-            is_view = storage(node) in places and names[node] == output
-            tensors[output] = node, places[storage(node)] if is_view else _Place(end, end, size_bytes(node))
+            is_copy = names[node] != output  # of an input or of another result, made at the end
+            # A view lies where its source does, unless that is an input: then it is written where it stands.
+            own = _Place(end if is_copy else 0, end, size_bytes(node))
+            tensors[output] = node, own if is_copy else places.get(storage(node), own)
     distinct = list({id(place): place for _, place in tensors.values()}.values())
     arena = plan_arena([place.tenancy() for place in distinct])
     offsets = dict(zip(map(id, distinct), arena.offsets, strict=True))
@@ -86,8 +87,8 @@ def bound_part(joint: JointGraph, names: Mapping[fx.Node, str], table: ArenaTabl
 
 def _places(joint: JointGraph) -> dict[fx.Node, _Place]:
     """The place of each tensor that is large or a result, or that a result is a view of."""
-    results = {storage(node) for node in joint.results.values()}
-    end = len(joint.nodes)
+    owner, end = overwritten(joint), len(joint.nodes)
+    results = {owner.get(each, each) for each in map(storage, joint.results.values())}
     places: dict[fx.Node, _Place] = {}
     for position, (made, dying) in enumerate(lifetimes(joint)):
         for node, size in made:
@@ -96,7 +97,7 @@ def _places(joint: JointGraph) -> dict[fx.Node, _Place]:
         for node in dying:
             if node in places:
                 places[node].last = position
-    return places
+    return places | {node: places[each] for node, each in owner.items() if each in places}
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -83,7 +83,7 @@ class Arena:
 
 def planned_arena_bytes(joint: JointGraph, *, repeats: int = 3) -> int:
     """Size of the arena after a few training steps: later ones find the regions of earlier ones cut differently."""
-    order = lifetimes(joint)
+    order = lifetimes(joint, in_place=False)
     arena = Arena()
     for _ in range(repeats):
         held: dict[fx.Node, _Chunk] = {}

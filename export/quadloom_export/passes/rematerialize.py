@@ -24,6 +24,8 @@ UNBOUNDED = float("inf")
 SMALL_SHARE = 1 / 64
 """Not worth an operator: what is smaller than this share of the largest tensor is kept. A layer norm, for instance, is
 not run again for its means alone."""
+SHARING_DISTANCE = 12
+"""Backward readers at most this many nodes apart share one copy of what is cheap."""
 LATER_IS_BETTER = 0.01
 """Share of a tensor's bytes that the cut pays more for the earliest tensors: among equals, the shorter way wins."""
 
@@ -105,7 +107,8 @@ class _Repetition:
 
     def __init__(self, joint: JointGraph, kept: set[fx.Node]) -> None:
         self._graph, self._kept, self._nodes = joint.graph, kept, joint.nodes
-        self._made: dict[tuple[fx.Node, object], fx.Node] = {}
+        self._place = {node: index for index, node in enumerate(self._nodes)}
+        self._made: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
 
     def run(self) -> None:
         for reader in [node for node in self._nodes if node.meta["phase"] == "backward"]:
@@ -119,10 +122,12 @@ class _Repetition:
     def _again(self, node: fx.Node, reader: fx.Node) -> fx.Node:
         if not self._is_gone(node):
             return node
-        # What is cheap is made again in every layer that reads it, rather than kept from one to the next.
-        key = (node, None if node.target in MATRIX_PRODUCTS else reader.meta["layer"])
-        if key not in self._made:
-            copy = self._graph.node_copy(node, lambda each: self._again(each, reader))
-            copy.meta = {**node.meta, "phase": "backward", "layer": reader.meta["layer"]}
-            self._made[key] = copy
-        return self._made[key]
+        if node in self._made:
+            copy, first_reader = self._made[node]
+            # What is cheap is made again for readers far apart, rather than kept from one to the next.
+            if node.target in MATRIX_PRODUCTS or self._place[reader] - self._place[first_reader] <= SHARING_DISTANCE:
+                return copy
+        copy = self._graph.node_copy(node, lambda each: self._again(each, reader))
+        copy.meta = {**node.meta, "phase": "backward", "layer": reader.meta["layer"]}
+        self._made[node] = copy, reader
+        return copy

@@ -123,10 +123,11 @@ def _keeps_rows_apart(node: fx.Node, positions: int) -> bool:
 
 
 def _fits(argument: object, positions: int) -> bool:
-    """Whether an operand is one value or vector for all rows, or has a row of its own for each."""
+    """Whether an operand is one value or vector for all rows, or has a row of its own for each row of every example."""
     if not isinstance(argument, fx.Node):
         return True
-    return _is_rows(argument, positions) or -1 not in batch_free_shape(argument)
+    shape = batch_free_shape(argument)
+    return _is_rows(argument, positions) or (-1 not in shape and shape[-2:-1] != [positions])
 
 
 def _sums_rows(node: fx.Node, positions: int) -> bool:

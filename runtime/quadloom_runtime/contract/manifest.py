@@ -123,8 +123,9 @@ class MemberSpec(Value):
     Attributes:
         graph: the graph file (weights are in the format's shared blob).
         companions: further files that this member alone needs, beside the graph.
-        planned_peak_bytes: peak of one step as the engine's allocator will see it, weights excluded: what is alive at
-            once, which `peak_items` sum up to, and the allocator's fragmentation.
+        arena_bytes: of them, the buffer in which the exporter placed the step's tensors; None for a graph without.
+        planned_peak_bytes: peak of one step as the process will see it, weights excluded: what is alive at once, which
+            `peak_items` sum up to, gaps between, and what the engine takes beside.
         measured_peak_bytes: peak of one step measured in a fresh process, None when not measured.
         measured_step_s: processor time of one step there, on one thread of the machine that exported.
         stash_bytes_before, stash_bytes_after: what forward leaves for backward, before and after quantization.
@@ -137,6 +138,7 @@ class MemberSpec(Value):
     key: MemberKey
     graph: BlobReference
     companions: tuple[BlobReference, ...] = Field(default=(), max_length=MOST_COMPANIONS)
+    arena_bytes: Count | None = None
     planned_peak_bytes: Count
     measured_peak_bytes: Count | None = None
     measured_step_s: Annotated[float, Field(ge=0)] | None = None

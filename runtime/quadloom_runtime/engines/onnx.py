@@ -11,7 +11,7 @@ import numpy as np
 
 from quadloom_runtime.contract.manifest import TensorSpec
 from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
-from quadloom_runtime.engines.onnx_arena import BoundGraph, arena_table, profiling
+from quadloom_runtime.engines.onnx_arena import FETCH_AGAIN, BoundGraph, arena_table, profiling
 from quadloom_runtime.engines.ort_package import refuse_mixture
 from quadloom_runtime.errors import MissingExtraError, QuadloomError, StepOutOfMemoryError
 
@@ -78,7 +78,8 @@ def open_graph(graph: Path, outputs: tuple[TensorSpec, ...], *, threads: int) ->
     """Load a graph and check that it runs as the exporter planned it.
 
     Raises:
-        QuadloomError: the files cannot be loaded, or this onnxruntime runs them in another order.
+        StepOutOfMemoryError: the graph did not fit a first run, of a batch of one.
+        QuadloomError: the files cannot be loaded or do not run, or this onnxruntime runs them in another order.
     """
     refuse_mixture()
     onnxruntime = _onnxruntime()
@@ -92,7 +93,16 @@ def open_graph(graph: Path, outputs: tuple[TensorSpec, ...], *, threads: int) ->
                 f"ONNX Runtime cannot load {graph}: {error}",
                 remedy="check the family with `quadloom inspect DIR --verify`; it needs onnxruntime >= 1.19",
             ) from error
-        return BoundGraph(session, arena_table(session, graph), [each.name for each in outputs], graph=graph)
+        table = arena_table(session, graph)
+        try:
+            return BoundGraph(session, table, [each.name for each in outputs], graph=graph)
+        except QuadloomError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors share no narrower base
+            found = step_error(error, label=graph.stem)
+            if found is error:
+                found = QuadloomError(f"the graph {graph} does not run: {error!s:.500}", remedy=FETCH_AGAIN)
+            raise found from None
 
 
 def session_options(*, threads: int) -> Any:

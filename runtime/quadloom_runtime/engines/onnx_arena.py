@@ -20,11 +20,16 @@ from pydantic import Field, model_validator
 
 from quadloom_runtime.contract.manifest import Count, Sha256, Text, Value
 from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.strict_json import parse_strict_json
 
 METADATA_KEY: Final = "quadloom.arena"
 ALIGNMENT_BYTES: Final = 64
+LARGEST_TABLE_BYTES: Final = 16 << 20
+DEEPEST_TABLE: Final = 4
+"""The table, its list of tensors, a tensor, its shape."""
 ORDER_ONLY_SUFFIX: Final = "/order"
 """Ends the names of nodes that are there for the order of the others; when they run themselves makes no difference."""
+FETCH_AGAIN: Final = "check the family with `quadloom inspect DIR --verify`, and fetch it again"
 NODE_TYPES: Final[Mapping[str, Any]] = {
     "tensor(float)": np.float32,
     "tensor(int64)": np.int64,
@@ -47,6 +52,12 @@ class PlacedTensor(Value):
     dtype: Dtype
     shape: tuple[Dimension, ...] = Field(max_length=8)
     offset: Count
+
+    @model_validator(mode="after")
+    def _grows_as_the_batch_does(self) -> "PlacedTensor":
+        if sum(size < 0 for size in self.shape) > 1:
+            raise ValueError(f"the tensor {self.name!r} grows faster than the batch")
+        return self
 
     def shape_at(self, batch_size: int) -> tuple[int, ...]:
         """Its shape in a batch of so many examples."""
@@ -94,7 +105,7 @@ class ArenaTable(Value):
         Raises:
             ValueError: it is something else, or a tensor lies outside of the arena.
         """
-        fields = json.loads(text)
+        fields = parse_strict_json(text.encode(), largest_bytes=LARGEST_TABLE_BYTES, deepest=DEEPEST_TABLE)
         names = tuple(PlacedTensor.model_fields)
         try:
             rows = [dict(zip(names, row, strict=True)) for row in fields["tensors"]]
@@ -117,7 +128,9 @@ class BoundGraph:
         results: outputs that a caller wants.
 
     Raises:
-        QuadloomError: the graph does not run in the order that it was planned for.
+        QuadloomError: a result has no place, or the graph does not run in the order that it was planned for.
+        MemoryError: the arena cannot be allocated.
+        Exception: ONNX Runtime's own, where it cannot run the graph.
     """
 
     def __init__(self, session: Any, table: ArenaTable, results: list[str], *, graph: Path) -> None:
@@ -126,6 +139,9 @@ class BoundGraph:
         self._binding: Any = None
         self._places: dict[str, NDArray[Any]] = {}
         self._batch_size = 0
+        without = sorted(self._results - {each.name for each in table.tensors})
+        if without:
+            raise QuadloomError(f"the graph {graph} has no places for its results {without!r:.200}", remedy=FETCH_AGAIN)
         self._check_order(graph)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], *, batch_size: int) -> dict[str, NDArray[Any]]:
@@ -147,8 +163,9 @@ class BoundGraph:
         # Every tensor grows at most as the batch does, so offsets that many times as large keep them apart.
         factor = -(-batch_size // self._table.batch_size)
         wanted = factor * self._table.size_bytes + ALIGNMENT_BYTES
+        self._batch_size = 0  # until every output is bound
         if self._arena is None or self._arena.nbytes < wanted:
-            self._batch_size, self._binding, self._places, self._arena = 0, None, {}, None
+            self._binding, self._places, self._arena = None, {}, None
             self._arena = np.empty(wanted, dtype=np.uint8)
         start = -self._arena.ctypes.data % ALIGNMENT_BYTES
         self._binding = self._session.io_binding()
@@ -211,6 +228,6 @@ def arena_table(session: Any, graph: Path) -> ArenaTable:
         return ArenaTable.from_json(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
     except ValueError as error:
         raise QuadloomError(
-            f"the graph {graph} carries no sound table of its memory: {error}",
-            remedy="check the family with `quadloom inspect DIR --verify`, and fetch it again",
+            f"the graph {graph} carries no sound table of its memory: {error!s:.500}",
+            remedy=FETCH_AGAIN,
         ) from None
