@@ -88,6 +88,18 @@ def eager_gradients(model: LoraModel, parameters: Mapping[str, torch.Tensor], ba
     return {name: gradient.numpy() for name, gradient in zip(leaves, found, strict=True)}
 
 
+def rounding_error(original: LoraModel, calibration: Calibration) -> GradientError:
+    """What rounding the weights does to the gradient.
+
+    Args:
+        original: the model before its weights were rounded.
+        calibration: of the model afterwards.
+    """
+    parameters = {name: torch.from_numpy(value) for name, value in calibration.parameters.items()}
+    reference = eager_gradients(original, parameters, calibration.batch)
+    return gradient_error(reference, calibration.gradients, original.parameters)
+
+
 def gradient_error(
     reference: Mapping[str, NDArray[np.float32]],
     measured: Mapping[str, NDArray[np.float32]],

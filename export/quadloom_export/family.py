@@ -12,7 +12,7 @@ from pathlib import Path
 from peft import LoraConfig
 from tokenizers import Tokenizer
 
-from quadloom_export.calibration import calibrate
+from quadloom_export.calibration import calibrate, rounding_error
 from quadloom_export.formats.select import format_writers
 from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, FormatWriter, SharedFiles
 from quadloom_export.graph import JointGraph
@@ -23,6 +23,7 @@ from quadloom_export.pretrained import load_model
 from quadloom_export.provenance import exporter_sha256
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
+from quadloom_export.weight_only import with_int8_weights
 from quadloom_runtime import __version__
 from quadloom_runtime.contract.manifest import (
     BatchSpec,
@@ -90,6 +91,7 @@ def export_family(
         seed=settings.seed,
         task=settings.task,
     )
+    original, model = model, with_int8_weights(model) if settings.weights == "int8" else model
     shape = {"batch_size": settings.batch_size, "sequence_length": settings.sequence_length}
     progress(f"tracing {description.architecture}: {description.layers} layers")
     full, evaluation = training_graph(model, **shape), evaluation_graph(model, **shape)
@@ -112,6 +114,9 @@ def export_family(
     calibration = calibrate(
         model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
+    if model is not original and manifest.rounding_error is None:
+        manifest = manifest.model_copy(update={"rounding_error": rounding_error(original, calibration)})
+        save_manifest(out, manifest)
     for member in export_members(out, full, writers, calibration, settings, manifest.missing):
         manifest = _with_member(manifest, member)
         save_manifest(out, manifest)
@@ -186,6 +191,7 @@ def _empty_family(
         ),
         batch=BatchSpec(batch_size=settings.batch_size, sequence_length=settings.sequence_length),
         stash=StashSpec(bits=settings.bits, group_size=settings.group_size),  # type: ignore[arg-type]  # checked before
+        weights=settings.weights,
         dropout=0.0,
         parameters=model.parameters,
         formats=tuple(each.format for each in shared),
@@ -232,7 +238,7 @@ def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) ->
     if not (out / MANIFEST_NAME).exists():
         return planned
     earlier = load_manifest(out)
-    bare = {"members": (), "missing": (), "single_file": None}
+    bare = {"members": (), "missing": (), "single_file": None, "rounding_error": None}
     if earlier.model_copy(update=bare) != planned.model_copy(update=bare):
         if not replace:
             raise QuadloomError(
@@ -246,6 +252,7 @@ def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) ->
     for member in earlier.members:
         if member.key in planned.missing and all(_is_intact(out, blob) for blob in (member.graph, *member.companions)):
             planned = _with_member(planned, member)
+    planned = planned.model_copy(update={"rounding_error": earlier.rounding_error})
     single = earlier.single_file
     if single is not None and not planned.missing and _is_intact(out, single):
         planned = planned.model_copy(update={"single_file": single})

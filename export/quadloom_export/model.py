@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
@@ -25,6 +25,14 @@ ROLES = {
 
 
 @dataclass(frozen=True)
+class Int8Weight:
+    """A matrix of (outputs, inputs) as integers, and what to multiply each output's with."""
+
+    values: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
 class LoraModel:
     """A model with LoRA on it.
 
@@ -36,6 +44,8 @@ class LoraModel:
         trainable: initial value per row of the parameter table.
         frozen: every other parameter and buffer, by its name in `module`.
         module_names: name in `module` per row of the parameter table.
+        int8_weights: by canonical name, the frozen weights that are stored as integers; `frozen` has what these stand
+            for.
     """
 
     task: TaskKind
@@ -45,6 +55,7 @@ class LoraModel:
     trainable: dict[str, Tensor]
     frozen: dict[str, Tensor]
     module_names: dict[str, str]
+    int8_weights: dict[str, Int8Weight] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[nn.Module, ...]:

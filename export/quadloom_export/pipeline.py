@@ -15,17 +15,20 @@ from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
 from quadloom_export.passes.stash import save_bases_only
 from quadloom_export.passes.trim import trim
+from quadloom_export.passes.weight_only import delay_weight_copies, store_int8_weights
 from quadloom_export.trace import trace_evaluation, trace_training
 
 
 def training_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
     """The joint graph of full depth, traced once for all members."""
-    return made_lean(trace_training(model, batch_size=batch_size, sequence_length=sequence_length))
+    lean = made_lean(trace_training(model, batch_size=batch_size, sequence_length=sequence_length))
+    return store_int8_weights(lean, model.int8_weights)
 
 
 def evaluation_graph(model: LoraModel, *, batch_size: int, sequence_length: int) -> JointGraph:
     """The forward graph."""
-    return made_lean(trace_evaluation(model, batch_size=batch_size, sequence_length=sequence_length))
+    lean = made_lean(trace_evaluation(model, batch_size=batch_size, sequence_length=sequence_length))
+    return store_int8_weights(lean, model.int8_weights)
 
 
 def made_lean(recording: JointGraph) -> JointGraph:
@@ -50,6 +53,5 @@ def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: Stas
     Products are recomputed in the other layers only: from quantized factors they would be less precise than when they
     are quantized themselves, since a norm's weights damp the outliers of its input.
     """
-    return delay(
-        recompute_products(quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format))
-    )
+    quantized = quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format)
+    return delay_weight_copies(delay(recompute_products(quantized)))

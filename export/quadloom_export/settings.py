@@ -5,7 +5,14 @@ from typing import get_args
 
 from torch import nn
 
-from quadloom_runtime.contract.manifest import ExecutorchBackend, Format, MemberKey, TaskKind, TaskSpec
+from quadloom_runtime.contract.manifest import (
+    ExecutorchBackend,
+    Format,
+    MemberKey,
+    TaskKind,
+    TaskSpec,
+    WeightFormat,
+)
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -22,6 +29,7 @@ class FamilySettings:
         executorch_single_file: also write one program that holds every member and the weights.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
         group_size: stash elements that share a scale.
+        weights: how the frozen linear weights of the layers are stored.
         measure: run each member in a process of its own, for its real peak and step time.
         recompute: multiply-adds of the forward that the backward may repeat to save memory, as a share of all; a few
             hundredths buy the attention probabilities, the cheapest to repeat.
@@ -44,6 +52,7 @@ class FamilySettings:
     group_size: int = 64
     recompute: float = 0.03
     row_chunks: int = 4
+    weights: WeightFormat = "float32"
     measure: bool = False
     seed: int = 0
 
@@ -80,6 +89,11 @@ def check_settings(settings: FamilySettings) -> None:
         )
     if settings.bits not in (4, 8):
         raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8 or 4")
+    if settings.weights not in get_args(WeightFormat):
+        raise QuadloomError(
+            f"weights cannot be stored as {settings.weights!r}",
+            remedy=f"choose from: {', '.join(get_args(WeightFormat))}",
+        )
     if settings.alpha <= 0:
         raise QuadloomError(f"alpha {settings.alpha} is not positive", remedy="use a positive alpha, e.g. 2 * rank")
 

@@ -14,6 +14,7 @@ def family_table(manifest: FamilyManifest) -> str:
         f"{_task(manifest.task)}; LoRA rank {lora.rank}, alpha {lora.alpha:g}, "
         f"{len(lora.target_modules)} modules; batch {batch.batch_size} x {batch.sequence_length}; "
         f"stash INT{stash.bits} in groups of {stash.group_size}; dropout {manifest.dropout:g}; {weights}",
+        *_weights(manifest),
         "",
         f"{'depth':>5} {'q':>3} {'format':>12} {'planned MB':>11} {'measured':>9} {'step s':>7} "
         f"{'stash MB before':>16} {'after':>7} {'gradient error':>15} {'worst cosine':>13} {'file kB':>8}",
@@ -76,6 +77,18 @@ def find_member(manifest: FamilyManifest, text: str) -> MemberSpec:
             return member
     have = " ".join(f"{each.key.depth},{each.key.quantized_layers}" for each in manifest.members)
     raise QuadloomError(f"the family has no member {text!r}", remedy=f"choose one of: {have}")
+
+
+def _weights(manifest: FamilyManifest) -> list[str]:
+    """How rounded weights differ, a line or none."""
+    if manifest.weights == "float32":
+        return []
+    error = manifest.rounding_error
+    effect = "effect not measured yet"
+    if error is not None:
+        effect = f"moves the gradient by {100 * error.relative_l2:.2f} %, worst cosine {error.worst_cosine:.5f}"
+        effect += f" ({error.worst_tensor})"
+    return [f"frozen linear weights {manifest.weights.upper()} per output channel: rounding {effect}"]
 
 
 def _task(task: TaskSpec) -> str:

@@ -1,6 +1,7 @@
 """Five tiny encoders, traced once per session, each with an independent PyTorch + PEFT reference beside it."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_spe
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora
 from quadloom_export.passes.quantize import StashFormat
+from quadloom_export.passes.weight_only import store_int8_weights
 from quadloom_export.pipeline import at_depth, at_quantization, made_lean
 from quadloom_export.trace import trace_evaluation, trace_training
+from quadloom_export.weight_only import with_int8_weights
 from quadloom_runtime.engines.engine import Batch, EvaluationResult, FloatArray, StepResult
 from quadloom_runtime.engines.onnx import OnnxEvaluationEngine, OnnxTrainingEngine
 
@@ -263,16 +266,30 @@ def reference_adapter(name: str, model: nn.Module, *, all_linear: bool) -> PeftM
     return get_peft_model(model, config).eval()
 
 
+def round_weights(model: nn.Module) -> None:
+    """What INT8 weights stand for, per output of every linear module of the layers."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and re.search(r"\.layers?\.\d+\.", name):
+            scale = module.weight.data.abs().amax(1, keepdim=True) / 127
+            module.weight.data = (module.weight.data / scale).round() * scale
+
+
 @cache
-def _tiny(name: str, all_linear: bool, root: Path) -> Tiny:
+def _tiny(name: str, all_linear: bool, int8: bool, root: Path) -> Tiny:
     model = random_classifier(name)
-    reference = reference_adapter(name, deepcopy(model), all_linear=all_linear)
+    base = deepcopy(model)
+    if int8:
+        round_weights(base)
+    reference = reference_adapter(name, base, all_linear=all_linear)
     targets = ("all-linear",) if all_linear else ("query", "value")
     lora = add_lora(model, rank=RANK, alpha=ALPHA, target_modules=targets)
+    lora = with_int8_weights(lora) if int8 else lora
     shape = {"batch_size": BATCH_SIZE, "sequence_length": SEQUENCE_LENGTH}
     recorded, evaluation_recorded = trace_training(lora, **shape), trace_evaluation(lora, **shape)
-    training, evaluation = made_lean(recorded), made_lean(evaluation_recorded)
-    folder = root / f"{name}-{targets[0]}"
+    training, evaluation = (
+        store_int8_weights(made_lean(each), lora.int8_weights) for each in (recorded, evaluation_recorded)
+    )
+    folder = root / f"{name}-{targets[0]}{'-int8' * int8}"
     folder.mkdir()
     weights = write_weights(folder / "weights.bin", weight_tensors(training, evaluation))
     return Tiny(name, reference, lora, recorded, evaluation_recorded, training, evaluation, folder, weights)
@@ -289,8 +306,8 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_tiny(tiny_root: Path) -> TinyFactory:
-    """``make_tiny("bert", all_linear=False)``, each made once."""
-    return lambda name, all_linear=False: _tiny(name, all_linear, tiny_root)
+    """``make_tiny("bert", all_linear=False, int8=False)``, each made once."""
+    return lambda name, all_linear=False, int8=False: _tiny(name, all_linear, int8, tiny_root)
 
 
 @pytest.fixture(params=list(ARCHITECTURES))

@@ -34,6 +34,7 @@ CASES = {
     "exponential": ((31, 3), lambda kernels, x: kernels.exp(x)),
     "square root": ((31, 3), lambda kernels, x: kernels.sqrt(x.abs())),
     "int8": ((31, 3), lambda kernels, x: kernels.to_int8(60 * x)),
+    "int8 and back": ((31, 3), lambda kernels, x: kernels.to_float32(kernels.to_int8(60 * x))),
 }
 
 

@@ -30,6 +30,18 @@ def refusal(capsys, *words):
     return text
 
 
+def test_weights_of_an_unknown_kind(capsys, source, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["export", str(source), "--out", str(tmp_path / "family"), "--weights", "int4"])
+    text = capsys.readouterr().err
+    assert "--weights: invalid choice: 'int4'" in text
+    assert "float32" in text
+    assert "int8" in text
+    with pytest.raises(QuadloomError, match="weights cannot be stored as 'int4'") as caught:
+        check_settings(FamilySettings(weights="int4"))
+    assert "float32, int8" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("options", "cause", "remedy"),
     [

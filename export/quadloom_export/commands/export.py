@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
-from quadloom_runtime.contract.manifest import TaskKind
+from quadloom_runtime.contract.manifest import TaskKind, WeightFormat
 from quadloom_runtime.errors import MissingExtraError, QuadloomError
 from quadloom_runtime.family_signature import write_signature
 from quadloom_runtime.keys import load_private_key
@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the forward's products that backward repeats",
     )
     parser.add_argument("--row-chunks", type=int, default=4, metavar="N", help="shares of a feed-forward's rows")
+    parser.add_argument(
+        "--weights",
+        choices=get_args(WeightFormat),
+        default="float32",
+        help="how frozen linear weights are stored (default %(default)s); int8: a fourth of the bytes, rounded",
+    )
     parser.add_argument(
         "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, or several: onnx,executorch"
     )
@@ -88,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         group_size=arguments.group_size,
         recompute=arguments.recompute,
         row_chunks=arguments.row_chunks,
+        weights=arguments.weights,
         measure=arguments.measure,
         seed=arguments.seed,
     )

@@ -5,7 +5,7 @@ the graph's outputs out, all at the family's batch size. Frozen tensors lie in `
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -236,8 +236,17 @@ class _Translated(nn.Module):
         return tuple(values[node] for node in self._joint.results.values())
 
 
-def _frozen_of(graphs: Any) -> Mapping[str, Tensor]:
-    return {key: graph.frozen[key] for graph in graphs for key in graph.inputs_of("frozen")}
+def _frozen_of(graphs: Iterable[JointGraph]) -> Mapping[str, Tensor]:
+    """Value per frozen tensor; scales of rows as columns, since a view of one could not lie in the weights file."""
+    return {
+        key: graph.frozen[key].unsqueeze(1) if _is_scale(node) else graph.frozen[key]
+        for graph in graphs
+        for key, node in graph.inputs_of("frozen").items()
+    }
+
+
+def _is_scale(node: fx.Node) -> bool:
+    return any(user.target == quadloom.dequantize.default and user.args[1] is node for user in node.users)
 
 
 def _spec(name: str, node: fx.Node) -> TensorSpec:

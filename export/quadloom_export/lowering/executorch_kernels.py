@@ -54,6 +54,10 @@ class Kernels(Protocol):
         """Rounded, ties to even, and saturated."""
         ...
 
+    def to_float32(self, x: Tensor) -> Tensor:
+        """What integers of 8 bits are."""
+        ...
+
 
 class PortableKernels(nn.Module):
     """Portable and optimized kernels; the module holds constants that programs contain."""
@@ -120,6 +124,10 @@ class PortableKernels(nn.Module):
         bounded = aten.hardtanh.default(x, -128.0, 127.0)
         rounded = aten.sub.Tensor(aten.add.Tensor(bounded, ROUNDING_SHIFT), ROUNDING_SHIFT)
         return aten._to_copy.default(rounded, dtype=torch.int8)  # type: ignore[no-any-return]
+
+    def to_float32(self, x: Tensor) -> Tensor:
+        """The stock kernel."""
+        return aten._to_copy.default(x, dtype=torch.float32)  # type: ignore[no-any-return]
 
 
 def _row_order(shape: tuple[int, ...], order: tuple[int, ...]) -> Tensor:

@@ -108,9 +108,10 @@ def quantize(kernels: Kernels, x: Tensor, scale: Tensor) -> Tensor:
     return kernels.to_int8(aten.div.Tensor(x, _column(scale)))
 
 
-def dequantize(x: Tensor, scale: Tensor) -> Tensor:
+def dequantize(kernels: Kernels, x: Tensor, scale: Tensor) -> Tensor:
     """``x * scale``."""
-    return aten.mul.Tensor(aten._to_copy.default(x, dtype=torch.float32), _column(scale))  # type: ignore[no-any-return]
+    column = scale if scale.dim() == 2 else _column(scale)
+    return aten.mul.Tensor(kernels.to_float32(x), column)  # type: ignore[no-any-return]
 
 
 def softmax(kernels: Kernels, x: Tensor, axis: int, half_to_float: bool) -> Tensor:
@@ -189,6 +190,7 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         quadloom.gelu_derivative.default: gelu_derivative,
         quadloom.normal_cdf.default: normal_cdf,
         quadloom.quantize.default: quantize,
+        quadloom.dequantize.default: dequantize,
         aten._softmax.default: softmax,
         aten.gelu.default: gelu,
     }
@@ -201,7 +203,6 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         aten.mean.dim: mean,
         quadloom.unit_interval.default: unit_interval,
         quadloom.row_scale.default: row_scale,
-        quadloom.dequantize.default: dequantize,
         quadloom.pack_int4.default: pack_int4,
         quadloom.unpack_int4.default: unpack_int4,
         quadloom.batch_full.default: batch_full,

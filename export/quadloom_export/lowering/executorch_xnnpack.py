@@ -82,6 +82,13 @@ class XnnpackKernels(nn.Module):
         quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
         return self._delegated(quantize, x, 1.0, 0, -128, 127, torch.int8)
 
+    def to_float32(self, x: Tensor) -> Tensor:
+        """XNNPACK's conversion, at scale 1; it takes signed integers alone."""
+        if x.numel() < FEWEST_ELEMENTS or x.dtype != torch.int8:
+            return self._portable.to_float32(x)
+        dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+        return self._delegated(dequantize, x, 1.0, 0, -128, 127, torch.int8)
+
     def _delegated(self, operator: Callable[..., Tensor], x: Tensor, *settings: Hashable) -> Tensor:
         call = _Call(operator, tuple(x.shape), x.dtype, settings)
         if call in self._delegates:

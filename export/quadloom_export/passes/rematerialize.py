@@ -16,6 +16,7 @@ from torch import fx
 
 from quadloom_export.graph import JointGraph, remove_dead, shape_of, size_bytes
 from quadloom_export.operations import MATRIX_PRODUCTS, node_multiply_adds
+from quadloom_export.passes.weight_only import is_weight_copy
 
 aten = torch.ops.aten
 
@@ -62,7 +63,8 @@ def _tensors_to_keep(joint: JointGraph, budget: float) -> set[fx.Node]:
 
 
 def _small(forward: list[fx.Node]) -> set[fx.Node]:
-    sizes = {node: size_bytes(node) for node in forward if isinstance(node.meta["val"], torch.Tensor)}
+    tensors = [node for node in forward if isinstance(node.meta["val"], torch.Tensor) and not is_weight_copy(node)]
+    sizes = {node: size_bytes(node) for node in tensors}
     largest = max(sizes.values(), default=0)
     return {node for node, size in sizes.items() if size <= SMALL_SHARE * largest}
 

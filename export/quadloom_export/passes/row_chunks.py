@@ -12,6 +12,7 @@ from torch import fx
 
 from quadloom_export.graph import JointGraph, batch_free_shape, emit, remove_dead, val
 from quadloom_export.passes.axes import POINTWISE
+from quadloom_export.passes.weight_only import is_weight_copy
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
@@ -197,7 +198,9 @@ class _Splitting:
         self.shares[node, index] = made
 
     def _of(self, operand: fx.Node, index: int, reader: fx.Node) -> fx.Node:
-        """A share of an operand."""
+        """A share of an operand; of a stored weight a copy for this reader alone."""
+        if is_weight_copy(operand):
+            return emit(self._graph, operand.target, operand.args, like=reader)
         if (operand, index) in self.shares or not _is_rows(operand, self.region.positions):
             return self.shares.get((operand, index), operand)
         key = (operand, index)

@@ -22,6 +22,7 @@ MOST_COMPANIONS: Final = 16
 Text = Annotated[str, StringConstraints(max_length=500)]
 Format = Literal["onnx", "executorch", "ort-training"]
 ExecutorchBackend = Literal["portable", "xnnpack"]
+WeightFormat = Literal["float32", "int8"]
 TaskKind = Literal["sequence-classification", "causal-lm"]
 LayerIndex = Annotated[int, Field(ge=0, le=10_000)] | Literal["head"]
 
@@ -67,11 +68,13 @@ class TensorSpec(Value):
 
 
 class GradientError(Value):
-    """Gradient against the float32 graph on a calibration batch, LoRA tensors apart from the head.
+    """Gradient against another one on a calibration batch, LoRA tensors apart from the head.
+
+    Of a member: its own against that of PyTorch with the weights as they are stored.
 
     Attributes:
-        relative_l2: ||g - g32|| / ||g32|| over all LoRA tensors together; 0 for q = 0.
-        worst_cosine: the smallest per-tensor cosine; 1 for q = 0.
+        relative_l2: ||g - r|| / ||r|| over all LoRA tensors together; 0 for a member with q = 0.
+        worst_cosine: the smallest per-tensor cosine; 1 for a member with q = 0.
         worst_tensor: the tensor that has it, None when no LoRA tensor trains.
     """
 
@@ -230,6 +233,10 @@ class FamilyManifest(Value):
 
     Attributes:
         exporter_sha256: digest of the exporter's code: two exports by the same code give the same members.
+        weights: how the frozen linear weights of the layers are stored; ``int8`` is per output channel, symmetric, and
+            computes in float32. All other tensors are float32.
+        rounding_error: what that does to the gradient at full depth: with stored against with original weights, None
+            when nothing is rounded, or not measured yet.
         missing: members that were planned but are not exported yet.
         single_file: one ExecuTorch program with every member (``train_d06_q04``), ``eval`` and ``adamw``, weights
             included, for loaders that take no data file.
@@ -243,6 +250,8 @@ class FamilyManifest(Value):
     lora: LoraSpec
     batch: BatchSpec
     stash: StashSpec
+    weights: WeightFormat = "float32"
+    rounding_error: GradientError | None = None
     dropout: float
     parameters: tuple[ParameterSpec, ...]
     formats: tuple[FormatSpec, ...]

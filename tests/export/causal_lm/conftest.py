@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from tests.export.conftest import VOCABULARY, arrays, as_batch, word_piece_tokenizer
+from tests.export.conftest import VOCABULARY, arrays, as_batch, round_weights, word_piece_tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
@@ -19,8 +19,10 @@ from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_spe
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora
 from quadloom_export.passes.quantize import StashFormat
+from quadloom_export.passes.weight_only import store_int8_weights
 from quadloom_export.pipeline import at_depth, at_quantization, made_lean
 from quadloom_export.trace import trace_evaluation, trace_training
+from quadloom_export.weight_only import with_int8_weights
 from quadloom_runtime.engines.engine import EvaluationResult, StepResult
 from quadloom_runtime.engines.onnx import OnnxEvaluationEngine, OnnxTrainingEngine
 
@@ -170,30 +172,36 @@ def random_language_model(name: str) -> nn.Module:
 
 
 @cache
-def _tiny(name: str, root: Path) -> TinyLanguageModel:
+def _tiny(name: str, int8: bool, root: Path) -> TinyLanguageModel:
     architecture, model = ARCHITECTURES[name], random_language_model(name)
+    base = deepcopy(model)
+    if int8:
+        round_weights(base)
     recipe = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
         target_modules=rf".*\.layers\.\d+\.(.*\.)?({architecture.leaves})",
         task_type="CAUSAL_LM",
     )
-    reference = get_peft_model(deepcopy(model), recipe).eval()
+    reference = get_peft_model(base, recipe).eval()
     lora = add_lora(model, rank=RANK, alpha=ALPHA, target_modules=architecture.targets, task="causal-lm")
+    lora = with_int8_weights(lora) if int8 else lora
     shape = {"batch_size": BATCH_SIZE, "sequence_length": SEQUENCE_LENGTH}
     recorded = trace_training(lora, **shape)
-    training, evaluation = made_lean(recorded), made_lean(trace_evaluation(lora, **shape))
-    folder = root / name
+    training, evaluation = (
+        store_int8_weights(made_lean(each), lora.int8_weights) for each in (recorded, trace_evaluation(lora, **shape))
+    )
+    folder = root / f"{name}{'-int8' * int8}"
     folder.mkdir()
     weights = write_weights(folder / "weights.bin", weight_tensors(training, evaluation))
     return TinyLanguageModel(name, reference, lora, recorded, training, evaluation, folder, weights)
 
 
 @pytest.fixture(scope="session")
-def make_language_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyLanguageModel]:
-    """``make_language_model("llama")``, each made once."""
+def make_language_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TinyLanguageModel]:
+    """``make_language_model("llama", int8=False)``, each made once."""
     root = tmp_path_factory.mktemp("language-models")
-    return lambda name: _tiny(name, root)
+    return lambda name, int8=False: _tiny(name, int8, root)
 
 
 @pytest.fixture(params=list(ARCHITECTURES))

@@ -55,6 +55,19 @@ def test_gradients_equal_those_of_generate_artifacts(bert, open_member, referenc
         assert relative_l2({name: found.gradients[name]}, {name: gradient}) <= 1e-5
 
 
+@pytest.mark.parametrize(("quantized", "least", "most"), [(0, 0.0, 1e-5), (LAYERS, 1e-5, 0.01)])
+def test_int8_weights_give_the_gradients_of_pytorch_with_rounded_weights(
+    make_tiny, open_member, quantized, least, most
+):
+    tiny = make_tiny("bert", int8=True)
+    engine = open_member(tiny, depth=LAYERS, quantized_layers=quantized)
+    parameters, batch = {name: value.numpy() for name, value in tiny.parameters().items()}, tiny.batch(8)
+    found, expected = engine.step(parameters, as_batch(batch)), tiny.eager(tiny.parameters(), batch)
+    lora = {name: value for name, value in found.gradients.items() if "lora_" in name}
+    assert least <= relative_l2(lora, expected.gradients) <= most
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("depth", [1, LAYERS])
 def test_five_native_steps_equal_generate_artifacts_and_torch(bert, open_member, reference, depth, weight_decay):
