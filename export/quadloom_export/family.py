@@ -112,10 +112,9 @@ def export_family(
     calibration = calibrate(
         model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
-    if settings.bits == "auto" and not manifest.stash.kinds:
-        progress(
-            f"choosing the bits of each stashed tensor within {100 * manifest.stash.error_budget:g} % gradient error"
-        )
+    budget = manifest.stash.error_budget
+    if budget is not None and not manifest.stash.kinds:
+        progress(f"choosing the bits of each stashed tensor within {100 * budget:g} % gradient error")
         manifest = manifest.model_copy(update={"stash": chosen_stash(full, calibration, settings, keys)})
         save_manifest(out, manifest)
     formats = stash_formats(manifest.stash)
