@@ -118,46 +118,49 @@ def step_share(levels: int) -> float:
 
 
 @torch.library.custom_op("quadloom::zero_point", mutates_args=())
-def zero_point(scale: Tensor, minimum: Tensor | None, lower_bound: float) -> Tensor:
-    """The uint8 that stands for zero in each row; arguments as those of `row_scale`."""
+def zero_point(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:
+    """The int8 that stands for zero in each row; arguments as those of `row_scale`."""
     lowest = torch.tensor(lower_bound) if minimum is None else minimum
-    return torch.round(-lowest / scale).to(torch.uint8)
+    return (torch.round(-lowest / scale) + smallest_stored(levels)).expand_as(scale).to(torch.int8)
 
 
 @zero_point.register_fake
-def _(scale: Tensor, minimum: Tensor | None, lower_bound: float) -> Tensor:  # noqa: ARG001
-    return scale.new_empty(scale.shape, dtype=torch.uint8)
+def _(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:  # noqa: ARG001
+    return scale.new_empty(scale.shape, dtype=torch.int8)
+
+
+def smallest_stored(levels: int) -> int:
+    """The int8 that stands for the smallest value of a row: 255 levels need all of them, fewer start at zero."""
+    return -128 if levels > 127 else 0
 
 
 @torch.library.custom_op("quadloom::quantize", mutates_args=())
-def quantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """``(rows, group)`` float32 -> uint8, ``round(x / scale) + zero``, ties to even; without `zero`, it is 0."""
-    steps = torch.round(x / scale[:, None])
-    return (steps if zero is None else steps + zero[:, None]).clamp(0, 255).to(torch.uint8)
+def quantize(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """``(rows, group)`` float32 -> int8, ``round(x / scale) + zero``, ties to even."""
+    return (torch.round(x / scale[:, None]) + zero[:, None]).clamp(-128, 127).to(torch.int8)
 
 
 @quantize.register_fake
-def _(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:  # noqa: ARG001
-    return x.new_empty(x.shape, dtype=torch.uint8)
+def _(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:  # noqa: ARG001
+    return x.new_empty(x.shape, dtype=torch.int8)
 
 
 @torch.library.custom_op("quadloom::dequantize", mutates_args=())
-def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """``(rows, group)`` uint8 -> float32, ``(x - zero) * scale``."""
-    steps = x.to(torch.float32)
-    return (steps if zero is None else steps - zero[:, None]) * scale[:, None]
+def dequantize(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """``(rows, group)`` int8 -> float32, ``(x - zero) * scale``."""
+    return (x.to(torch.float32) - zero[:, None]) * scale[:, None]
 
 
 @dequantize.register_fake
-def _(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:  # noqa: ARG001
+def _(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
 @torch.library.custom_op("quadloom::pack_int4", mutates_args=())
 def pack_int4(x: Tensor) -> Tensor:
-    """``(rows, group)`` uint8 up to 15 -> ``(rows, group / 2)`` uint8; column j pairs with column j + group / 2."""
-    half = x.shape[1] // 2
-    return x[:, :half] | (x[:, half:] << 4)
+    """``(rows, group)`` int8 in [0, 15] -> ``(rows, group / 2)`` uint8; column j pairs with column j + group / 2."""
+    nibbles, half = x.view(torch.uint8), x.shape[1] // 2
+    return nibbles[:, :half] | (nibbles[:, half:] << 4)
 
 
 @pack_int4.register_fake
@@ -168,12 +171,12 @@ def _(x: Tensor) -> Tensor:
 @torch.library.custom_op("quadloom::unpack_int4", mutates_args=())
 def unpack_int4(x: Tensor) -> Tensor:
     """Undo `pack_int4`."""
-    return torch.cat([x & 15, x >> 4], dim=1)
+    return torch.cat([x & 15, x >> 4], dim=1).view(torch.int8)
 
 
 @unpack_int4.register_fake
 def _(x: Tensor) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1] * 2), dtype=torch.uint8)
+    return x.new_empty((x.shape[0], x.shape[1] * 2), dtype=torch.int8)
 
 
 @torch.library.custom_op("quadloom::batch_full", mutates_args=())

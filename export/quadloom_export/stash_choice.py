@@ -99,7 +99,7 @@ def choose_options(
 
     def error(choice: Mapping[Place, Option]) -> float:
         changes = {
-            node: round_trip(node, replay.values[node], choice[place].stash_format)
+            node: round_trip(node, replay.saved[node], choice[place].stash_format)
             for place, members in nodes.items()
             for node in members
         }
@@ -165,11 +165,11 @@ def _nodes_by_place(joint: JointGraph, quantized_layers: int) -> dict[Place, lis
 
 
 def _changed(replay: Replay, nodes: list[fx.Node], stash_format: StashFormat) -> dict[fx.Node, Tensor]:
-    return {node: round_trip(node, replay.values[node], stash_format) for node in nodes}
+    return {node: round_trip(node, replay.saved[node], stash_format) for node in nodes}
 
 
 def _distortion(replay: Replay, changes: Mapping[fx.Node, Tensor]) -> float:
-    return sum(float(((value - replay.values[node]).double() ** 2).sum()) for node, value in changes.items())
+    return sum(float(((value - replay.saved[node]).double() ** 2).sum()) for node, value in changes.items())
 
 
 def _relative_l2(table: tuple[ParameterSpec, ...], replay: Replay, changes: Mapping[fx.Node, Tensor]) -> float:

@@ -24,7 +24,7 @@ def stored_and_restored(x, levels, pack):
     """Each row in its own range, through `pack` and back."""
     minimum = quadloom.row_minimum(x)
     scale = quadloom.row_scale(x, minimum, 0.0, levels)
-    zero = quadloom.zero_point(scale, minimum, 0.0)
+    zero = quadloom.zero_point(scale, minimum, 0.0, levels)
     return quadloom.dequantize(pack(quadloom.quantize(x, scale, zero)), scale, zero)
 
 
@@ -97,14 +97,13 @@ FUNCTIONS = {
     "row scale": lambda x: quadloom.row_scale(x, quadloom.row_minimum(x), 0.0, 255),
     "row scale, never negative": lambda x: quadloom.row_scale(x.abs(), None, 0.0, 255),
     "row scale, bounded below": lambda x: quadloom.row_scale(x.clamp(min=-0.5), None, -0.5, 255),
-    "zero point": lambda x: quadloom.zero_point(quadloom.row_scale(x, m := quadloom.row_minimum(x), 0.0, 255), m, 0.0),
+    "zero point": lambda x: quadloom.zero_point(
+        quadloom.row_scale(x, m := quadloom.row_minimum(x), 0.0, 255), m, 0.0, 255
+    ),
     "zero point, bounded below": lambda x: quadloom.zero_point(
-        quadloom.row_scale(x.clamp(min=-0.5), None, -0.5, 255), None, -0.5
+        quadloom.row_scale(x.clamp(min=-0.5), None, -0.5, 15), None, -0.5, 15
     ),
     "int8": lambda x: stored_and_restored(x, 255, lambda stored: stored),
-    "int8, never negative": lambda x: quadloom.dequantize(
-        quadloom.quantize(x.abs(), s := quadloom.row_scale(x.abs(), None, 0.0, 255), None), s, None
-    ),
     "int4": lambda x: stored_and_restored(x, 15, lambda stored: quadloom.unpack_int4(quadloom.pack_int4(stored))),
 }
 

@@ -18,6 +18,7 @@ from quadloom_export.semantic_ops import (
     quantize,
     row_minimum,
     row_scale,
+    smallest_stored,
     unit_interval,
     unpack_int4,
     zero_point,
@@ -31,7 +32,7 @@ def stored_rows(x, levels):
     """Each row in its own range: what is stored, and what restores it."""
     minimum = row_minimum(x)
     scale = row_scale(x, minimum, 0.0, levels)
-    zero = zero_point(scale, minimum, 0.0)
+    zero = zero_point(scale, minimum, 0.0, levels)
     return quantize(x, scale, zero), scale, zero
 
 
@@ -39,8 +40,9 @@ def stored_rows(x, levels):
 def test_a_quantized_element_is_off_by_half_a_scale_at_most(values, levels):
     x = torch.from_numpy(values)
     stored, scale, zero = stored_rows(x, levels)
-    assert stored.dtype == torch.uint8
-    assert int(stored.max()) <= levels
+    assert stored.dtype == torch.int8
+    smallest = smallest_stored(levels)
+    assert smallest <= int(stored.min()) <= int(stored.max()) <= smallest + levels
     error = (dequantize(stored, scale, zero) - x).abs().double()
     rounding = 1e-6 * x.abs().amax(1, keepdim=True).double()
     assert bool((error <= scale[:, None].double() / 2 + rounding).all())
@@ -70,7 +72,7 @@ def test_an_all_zero_row_comes_back_as_zeros():
 
 @given(
     hnp.arrays(
-        np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 8).map(lambda n: 2 * n)), elements=st.integers(0, 15)
+        np.int8, st.tuples(st.integers(1, 6), st.integers(1, 8).map(lambda n: 2 * n)), elements=st.integers(0, 15)
     )
 )
 def test_packing_into_nibbles_loses_nothing(values):
@@ -121,9 +123,9 @@ def test_a_known_lower_bound_gives_a_scale_that_clips_nothing(values, levels, bo
     bounded = torch.from_numpy(values).clamp(min=bound)
     scale = row_scale(bounded, None, bound, levels)
     assert (scale >= row_scale(bounded, row_minimum(bounded), 0.0, levels)).all()
-    zero = zero_point(scale, None, bound)
+    zero = zero_point(scale, None, bound, levels)
     stored = quantize(bounded, scale, zero)
-    assert int(stored.max()) <= levels
+    assert int(stored.max()) <= smallest_stored(levels) + levels
     error = (dequantize(stored, scale, zero) - bounded).abs().double()
     assert bool((error <= scale[:, None].double() / 2 + 1e-6 * bounded.abs().amax(1, keepdim=True)).all())
 

@@ -48,8 +48,8 @@ class Kernels(Protocol):
         """``x Phi(x)``."""
         ...
 
-    def to_uint8(self, x: Tensor) -> Tensor:
-        """Whole numbers of a byte."""
+    def to_int8(self, x: Tensor) -> Tensor:
+        """Whole numbers that int8 has."""
         ...
 
 
@@ -113,9 +113,9 @@ class PortableKernels(nn.Module):
         """The stock kernel."""
         return aten.gelu.default(x)  # type: ignore[no-any-return]
 
-    def to_uint8(self, x: Tensor) -> Tensor:
+    def to_int8(self, x: Tensor) -> Tensor:
         """The stock kernel."""
-        return aten._to_copy.default(x, dtype=torch.uint8)  # type: ignore[no-any-return]
+        return aten._to_copy.default(x, dtype=torch.int8)  # type: ignore[no-any-return]
 
 
 def _row_order(shape: tuple[int, ...], order: tuple[int, ...]) -> Tensor:

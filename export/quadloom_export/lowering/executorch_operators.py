@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quadloom_export.lowering.executorch_kernels import Kernels
-from quadloom_export.semantic_ops import SMALLEST_SCALE, step_share
+from quadloom_export.semantic_ops import SMALLEST_SCALE, smallest_stored, step_share
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
@@ -106,23 +106,24 @@ def row_scale(x: Tensor, minimum: Tensor | None, lower_bound: float, levels: int
     return aten.mul.Tensor(spread, step_share(levels))  # type: ignore[no-any-return]
 
 
-def zero_point(scale: Tensor, minimum: Tensor | None, lower_bound: float) -> Tensor:
-    """``round(-minimum / scale)``."""
+def zero_point(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:
+    """``round(-minimum / scale)`` steps above the smallest number."""
     lowest = aten.full.default(list(scale.shape), lower_bound, dtype=scale.dtype) if minimum is None else minimum
     steps = aten.sub.Tensor(ROUNDING_SHIFT, aten.div.Tensor(lowest, scale))
-    return aten._to_copy.default(aten.sub.Tensor(steps, ROUNDING_SHIFT), dtype=torch.uint8)  # type: ignore[no-any-return]
+    zero = aten.sub.Tensor(steps, ROUNDING_SHIFT - smallest_stored(levels))
+    return aten._to_copy.default(zero, dtype=torch.int8)  # type: ignore[no-any-return]
 
 
-def quantize(kernels: Kernels, x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+def quantize(kernels: Kernels, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """``round(x / scale) + zero``; rounding by shifting the bits out is a fraction of the stock kernel's time."""
     shifted = aten.add.Tensor(aten.div.Tensor(x, _column(scale)), ROUNDING_SHIFT)
-    back = ROUNDING_SHIFT if zero is None else aten.sub.Tensor(ROUNDING_SHIFT, _column(_float32(zero)))
-    return kernels.to_uint8(aten.sub.Tensor(shifted, back))
+    back = aten.sub.Tensor(ROUNDING_SHIFT, _column(_float32(zero)))
+    return kernels.to_int8(aten.sub.Tensor(shifted, back))
 
 
-def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+def dequantize(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """``(x - zero) * scale``."""
-    steps = _float32(x) if zero is None else aten.sub.Tensor(_float32(x), _column(_float32(zero)))
+    steps = aten.sub.Tensor(_float32(x), _column(_float32(zero)))
     return aten.mul.Tensor(steps, _column(scale))  # type: ignore[no-any-return]
 
 
@@ -160,16 +161,16 @@ def elementwise(operator: Callable[..., Tensor], a: Any, b: Any, **settings: Any
 
 def pack_int4(x: Tensor) -> Tensor:
     """Two values a byte."""
-    half = x.shape[1] // 2
-    low = aten.slice_copy.Tensor(x, 1, 0, half)
-    high = aten.bitwise_left_shift.Tensor_Scalar(aten.slice_copy.Tensor(x, 1, half, 2 * half), 4)
+    unsigned, half = aten._to_copy.default(x, dtype=torch.uint8), x.shape[1] // 2
+    low = aten.slice_copy.Tensor(unsigned, 1, 0, half)
+    high = aten.bitwise_left_shift.Tensor_Scalar(aten.slice_copy.Tensor(unsigned, 1, half, 2 * half), 4)
     return aten.bitwise_or.Tensor(low, high)  # type: ignore[no-any-return]
 
 
 def unpack_int4(x: Tensor) -> Tensor:
     """The values of each byte."""
     low, high = aten.bitwise_and.Scalar(x, 15), aten.bitwise_right_shift.Tensor_Scalar(x, 4)
-    return aten.cat.default([low, high], 1)  # type: ignore[no-any-return]
+    return aten._to_copy.default(aten.cat.default([low, high], 1), dtype=torch.int8)  # type: ignore[no-any-return]
 
 
 def batch_full(reference: Tensor, shape: list[int], batch_axis: int, value: float) -> Tensor:

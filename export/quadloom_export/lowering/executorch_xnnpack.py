@@ -75,12 +75,12 @@ class XnnpackKernels(nn.Module):
         """XNNPACK's exact GELU."""
         return self._portable.gelu(x) if x.numel() < FEWEST_ELEMENTS else self._delegated(aten.gelu.default, x)
 
-    def to_uint8(self, x: Tensor) -> Tensor:
+    def to_int8(self, x: Tensor) -> Tensor:
         """XNNPACK's conversion, at scale 1."""
         if x.numel() < FEWEST_ELEMENTS:
-            return self._portable.to_uint8(x)
+            return self._portable.to_int8(x)
         quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
-        return self._delegated(quantize, x, 1.0, 0, 0, 255, torch.uint8)
+        return self._delegated(quantize, x, 1.0, 0, -128, 127, torch.int8)
 
     def _delegated(self, operator: Callable[..., Tensor], x: Tensor, *settings: Hashable) -> Tensor:
         call = _Call(operator, tuple(x.shape), x.dtype, settings)

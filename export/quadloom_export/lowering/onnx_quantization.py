@@ -9,7 +9,7 @@ from torch import fx
 
 from quadloom_export.graph import shape_of
 from quadloom_export.lowering.onnx_emitter import ONNX_TYPES, OnnxEmitter
-from quadloom_export.semantic_ops import SMALLEST_SCALE, step_share
+from quadloom_export.semantic_ops import SMALLEST_SCALE, smallest_stored, step_share
 
 quadloom = torch.ops.quadloom
 
@@ -28,9 +28,10 @@ def _row_scale(out: OnnxEmitter, node: fx.Node) -> str:
 
 
 def _zero_point(out: OnnxEmitter, node: fx.Node) -> str:
-    scale, minimum, lower_bound = node.args
+    scale, minimum, lower_bound, levels = node.args
     steps = out.node("Div", [_lowest(out, minimum, lower_bound), out.name_of(scale)])  # type: ignore[arg-type]
-    return out.node("Cast", [out.node("Round", [out.node("Neg", [steps])])], to=ONNX_TYPES[torch.uint8])
+    shifted = out.node("Sub", [_number(out, smallest_stored(levels)), out.node("Round", [steps])])  # type: ignore[arg-type]
+    return out.node("Cast", [shifted], to=ONNX_TYPES[torch.int8])
 
 
 def _lowest(out: OnnxEmitter, minimum: object, lower_bound: object) -> str:
@@ -42,17 +43,16 @@ def _number(out: OnnxEmitter, value: object) -> str:
 
 
 def _quantize(out: OnnxEmitter, node: fx.Node) -> str:
-    inputs = [out.name_of(each) for each in node.args if isinstance(each, fx.Node)]
-    return out.node("QuantizeLinear", inputs, axis=0, output_dtype=ONNX_TYPES[torch.uint8])
+    return out.node("QuantizeLinear", [out.name_of(each) for each in node.args], axis=0)  # type: ignore[arg-type]
 
 
 def _dequantize(out: OnnxEmitter, node: fx.Node) -> str:
-    return out.node("DequantizeLinear", [out.name_of(each) for each in node.args if isinstance(each, fx.Node)], axis=0)
+    return out.node("DequantizeLinear", [out.name_of(each) for each in node.args], axis=0)  # type: ignore[arg-type]
 
 
 def _pack_int4(out: OnnxEmitter, node: fx.Node) -> str:
     # Bytes and shifts rather than the INT4 type: every ONNX Runtime since 1.19 has these kernels.
-    values = out.name_of(node.args[0])  # type: ignore[arg-type]
+    values = out.node("Cast", [out.name_of(node.args[0])], to=ONNX_TYPES[torch.uint8])  # type: ignore[arg-type]
     half = shape_of(node)[1]
     columns = [out.integers([each]) for each in (0, half, 2 * half, 1)]
     low = out.node("Slice", [values, columns[0], columns[1], columns[3]])
@@ -65,7 +65,7 @@ def _unpack_int4(out: OnnxEmitter, node: fx.Node) -> str:
     packed = out.name_of(node.args[0])  # type: ignore[arg-type]
     low = out.node("BitwiseAnd", [packed, out.constant(np.asarray(15, dtype=np.uint8))])
     high = out.node("BitShift", [packed, out.constant(np.asarray(4, dtype=np.uint8))], direction="RIGHT")
-    return out.node("Concat", [low, high], axis=1)
+    return out.node("Cast", [out.node("Concat", [low, high], axis=1)], to=ONNX_TYPES[torch.int8])
 
 
 QUANTIZATION: dict[Any, Callable[[OnnxEmitter, fx.Node], str]] = {

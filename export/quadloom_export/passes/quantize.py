@@ -143,7 +143,7 @@ class _Stored:
     packed: Any
     scale: Any
     zero: Any
-    bits: int
+    stash_format: StashFormat
 
 
 def _store(call: Call, node: fx.Node, value: Any, stash_format: StashFormat) -> _Stored:
@@ -153,18 +153,20 @@ def _store(call: Call, node: fx.Node, value: Any, stash_format: StashFormat) -> 
     bound = _lower_bound(node)
     minimum = call(quadloom.row_minimum.default, (rows,)) if bound is None else None
     scale = call(quadloom.row_scale.default, (rows, minimum, bound or 0.0, stash_format.levels))
-    zero = None if bound == 0.0 else call(quadloom.zero_point.default, (scale, minimum, bound or 0.0))
+    zero = call(quadloom.zero_point.default, (scale, minimum, bound or 0.0, stash_format.levels))
     packed = call(quadloom.quantize.default, (rows, scale, zero))
     if stash_format.bits == 4:
         packed = call(quadloom.pack_int4.default, (packed,))
-    return _Stored(packed, scale, zero if bound is None else None, stash_format.bits)
+    return _Stored(packed, scale, zero if bound is None else None, stash_format)
 
 
 def _restore(call: Call, node: fx.Node, stored: _Stored, shape: list[int]) -> Any:
     bound, zero = _lower_bound(node), stored.zero
-    if bound:
-        zero = call(quadloom.zero_point.default, (stored.scale, None, bound))
-    unpacked = call(quadloom.unpack_int4.default, (stored.packed,)) if stored.bits == 4 else stored.packed
+    if bound is not None:
+        zero = call(quadloom.zero_point.default, (stored.scale, None, bound, stored.stash_format.levels))
+    unpacked = stored.packed
+    if stored.stash_format.bits == 4:
+        unpacked = call(quadloom.unpack_int4.default, (stored.packed,))
     rows = call(quadloom.dequantize.default, (unpacked, stored.scale, zero))
     tensor = call(aten.reshape.default, (rows, shape))
     return call(aten.mul.Tensor, (tensor, tensor)) if _is_probability(node) else tensor
