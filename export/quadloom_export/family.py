@@ -22,7 +22,7 @@ from quadloom_export.pipeline import evaluation_graph, training_graph
 from quadloom_export.pretrained import load_model
 from quadloom_export.provenance import exporter_sha256
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
-from quadloom_export.stash_choice import chosen_stash, stash_formats
+from quadloom_export.stash_choice import chosen_stash, judged_at, stash_formats
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
 from quadloom_runtime import __version__
 from quadloom_runtime.contract.manifest import (
@@ -113,7 +113,7 @@ def export_family(
         model, tokenizer, batch_size=settings.batch_size, num_labels=manifest.task.num_labels, seed=settings.seed
     )
     budget = manifest.stash.error_budget
-    if budget is not None and not manifest.stash.kinds:
+    if budget is not None and not manifest.stash.kinds and any(key.quantized_layers for key in keys):
         progress(f"choosing the bits of each stashed tensor within {100 * budget:g} % gradient error")
         manifest = manifest.model_copy(update={"stash": chosen_stash(full, calibration, settings, keys)})
         save_manifest(out, manifest)
@@ -240,7 +240,9 @@ def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) ->
     earlier = load_manifest(out)
     asked = earlier.stash.model_copy(update={"kinds": ()})
     bare = {"members": (), "missing": (), "single_file": None}
-    if earlier.model_copy(update={**bare, "stash": asked}) != planned.model_copy(update=bare):
+    same = earlier.model_copy(update={**bare, "stash": asked}) == planned.model_copy(update=bare)
+    earlier_keys = (*(member.key for member in earlier.members), *earlier.missing)
+    if not same or (earlier.stash.kinds and judged_at(earlier_keys) != judged_at(planned.missing)):
         if not replace:
             raise QuadloomError(
                 f"{out} holds a family with other settings or other weights, or of another version of the exporter",

@@ -69,14 +69,20 @@ def chosen_stash(
         QuadloomError: not even INT8 keeps the budget.
     """
     spec = settings.stash_spec
-    depth = max(key.depth for key in keys)
-    quantized_layers = max(depth - key.depth + key.quantized_layers for key in keys)
+    depth, quantized_layers = judged_at(keys)
     graph = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
     assert spec.error_budget is not None
     chosen = choose_options(
         graph, calibration, quantized_layers=quantized_layers, budget=spec.error_budget, group_size=spec.group_size
     )
     return spec.model_copy(update={"kinds": _summary(chosen)})
+
+
+def judged_at(keys: Iterable[MemberKey]) -> tuple[int, int]:
+    """The largest depth, and how many layers from its lowest up cover all that a member quantizes."""
+    each = list(keys)
+    depth = max(key.depth for key in each)
+    return depth, max((depth - key.depth + key.quantized_layers for key in each if key.quantized_layers), default=0)
 
 
 def choose_options(
