@@ -260,7 +260,7 @@ def test_the_stored_tokenizer_makes_batches_that_a_member_accepts(family, source
 
 
 def test_chosen_bits_are_in_the_manifest_and_an_interrupted_export_keeps_them(source, tmp_path, monkeypatch):
-    chosen = replace(SETTINGS, bits="auto", error_budget=0.1, depths=(1, 2))
+    chosen = replace(SETTINGS, bits="auto", error_budget=0.01, depths=(1, 2))
     with pytest.raises(StopMidwayError):
         export_family(str(source), tmp_path, chosen, progress=stop_after(2))
     stash = load_manifest(tmp_path).stash
