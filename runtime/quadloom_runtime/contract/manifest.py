@@ -217,12 +217,9 @@ class BatchSpec(Value):
 
 
 class StashKind(Value):
-    """How one kind of stashed tensor is quantized in some layers, chosen from a calibration batch.
+    """How one kind of stashed tensor, named by the weights and the operator that made it, is quantized in some layers.
 
-    Attributes:
-        kind: the weights and the operator that made it.
-        layers: where this holds; a kind may need more bits near the output than far from it.
-        relative_l2: gradient error that it causes there alone, as predicted.
+    `relative_l2` is the gradient error that it causes there alone, as predicted.
     """
 
     kind: Text
