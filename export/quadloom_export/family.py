@@ -22,6 +22,7 @@ from quadloom_export.pipeline import evaluation_graph, training_graph
 from quadloom_export.pretrained import load_model
 from quadloom_export.provenance import exporter_sha256
 from quadloom_export.settings import DEFAULTS, FamilySettings, check_sequence_length, check_settings, member_keys
+from quadloom_export.stash_choice import chosen_stash, judged_at, stash_formats
 from quadloom_export.tokenizer import load_tokenizer, save_tokenizer
 from quadloom_export.weight_only import with_int8_weights
 from quadloom_runtime import __version__
@@ -34,7 +35,6 @@ from quadloom_runtime.contract.manifest import (
     MemberKey,
     MemberSpec,
     ModelSpec,
-    StashSpec,
 )
 from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.engines.installed import installed_formats
@@ -117,7 +117,13 @@ def export_family(
     if model is not original and manifest.rounding_error is None:
         manifest = manifest.model_copy(update={"rounding_error": rounding_error(original, calibration)})
         save_manifest(out, manifest)
-    for member in export_members(out, full, writers, calibration, settings, manifest.missing):
+    budget = manifest.stash.error_budget
+    if budget is not None and not manifest.stash.kinds and any(key.quantized_layers for key in keys):
+        progress(f"choosing the bits of each stashed tensor within {100 * budget:g} % gradient error")
+        manifest = manifest.model_copy(update={"stash": chosen_stash(full, calibration, settings, keys)})
+        save_manifest(out, manifest)
+    formats = stash_formats(manifest.stash)
+    for member in export_members(out, full, writers, calibration, settings, formats, manifest.missing):
         manifest = _with_member(manifest, member)
         save_manifest(out, manifest)
         done, total = len(manifest.members), len(keys)
@@ -131,7 +137,7 @@ def export_family(
     if settings.executorch_single_file and manifest.single_file is None:
         progress("writing the single ExecuTorch program")
         manifest = manifest.model_copy(
-            update={"single_file": write_single_program(out, full, evaluation, settings, keys)}
+            update={"single_file": write_single_program(out, full, evaluation, settings, formats, keys)}
         )
         save_manifest(out, manifest)
     return manifest
@@ -190,7 +196,7 @@ def _empty_family(
             rank=settings.rank, alpha=settings.alpha, target_modules=tuple(sorted(lora.target_modules or ()))
         ),
         batch=BatchSpec(batch_size=settings.batch_size, sequence_length=settings.sequence_length),
-        stash=StashSpec(bits=settings.bits, group_size=settings.group_size),  # type: ignore[arg-type]  # checked before
+        stash=settings.stash_spec,
         weights=settings.weights,
         dropout=0.0,
         parameters=model.parameters,
@@ -238,8 +244,11 @@ def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) ->
     if not (out / MANIFEST_NAME).exists():
         return planned
     earlier = load_manifest(out)
+    asked = earlier.stash.model_copy(update={"kinds": ()})
     bare = {"members": (), "missing": (), "single_file": None, "rounding_error": None}
-    if earlier.model_copy(update=bare) != planned.model_copy(update=bare):
+    same = earlier.model_copy(update={**bare, "stash": asked}) == planned.model_copy(update=bare)
+    earlier_keys = (*(member.key for member in earlier.members), *earlier.missing)
+    if not same or (earlier.stash.kinds and judged_at(earlier_keys) != judged_at(planned.missing)):
         if not replace:
             raise QuadloomError(
                 f"{out} holds a family with other settings or other weights, or of another version of the exporter",
@@ -249,6 +258,7 @@ def _take_over_finished(out: Path, planned: FamilyManifest, *, replace: bool) ->
         for blob in earlier.blobs():
             (out / blob.path).unlink(missing_ok=True)
         return planned
+    planned = planned.model_copy(update={"stash": earlier.stash})
     for member in earlier.members:
         if member.key in planned.missing and all(_is_intact(out, blob) for blob in (member.graph, *member.companions)):
             planned = _with_member(planned, member)

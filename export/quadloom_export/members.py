@@ -9,7 +9,7 @@ from quadloom_export.formats.writer import FormatWriter
 from quadloom_export.graph import JointGraph
 from quadloom_export.liveness import plan_memory
 from quadloom_export.operations import multiply_adds
-from quadloom_export.passes.quantize import StashFormat, quantized_elements
+from quadloom_export.passes.quantize import StashFormats, quantized_elements
 from quadloom_export.passes.stash import stash_bytes
 from quadloom_export.pipeline import at_depth, at_quantization
 from quadloom_export.settings import FamilySettings
@@ -26,6 +26,7 @@ def export_members(
     writers: Mapping[Format, FormatWriter],
     calibration: Calibration,
     settings: FamilySettings,
+    formats: StashFormats,
     keys: tuple[MemberKey, ...],
 ) -> Iterator[MemberSpec]:
     """Write the members one by one.
@@ -33,31 +34,35 @@ def export_members(
     Raises:
         QuadloomError: a graph does not compute the gradients of PyTorch.
     """
-    for key, unquantized, graph in _graphs(full, settings, keys):
+    for key, unquantized, graph in _graphs(full, settings, formats, keys):
         yield _export_member(out, key, unquantized, graph, writers[key.format], calibration)
 
 
 def _graphs(
-    full: JointGraph, settings: FamilySettings, keys: Iterable[MemberKey]
+    full: JointGraph, settings: FamilySettings, formats: StashFormats, keys: Iterable[MemberKey]
 ) -> Iterator[tuple[MemberKey, JointGraph, JointGraph]]:
     """Key, unquantized graph of its depth, and graph of each member; `keys` come by depth, then by quantized layers."""
-    stash_format = StashFormat(bits=settings.bits, group_size=settings.group_size)
     for depth, of_depth in groupby(keys, key=lambda key: key.depth):
         graph_of_depth = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
-        unquantized = at_quantization(graph_of_depth, 0, stash_format)
+        unquantized = at_quantization(graph_of_depth, 0, formats)
         for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
-            graph = at_quantization(graph_of_depth, count, stash_format)
+            graph = at_quantization(graph_of_depth, count, formats)
             yield from ((key, unquantized, graph) for key in of_graph)
 
 
 def write_single_program(
-    out: Path, full: JointGraph, evaluation: JointGraph, settings: FamilySettings, keys: tuple[MemberKey, ...]
+    out: Path,
+    full: JointGraph,
+    evaluation: JointGraph,
+    settings: FamilySettings,
+    formats: StashFormats,
+    keys: tuple[MemberKey, ...],
 ) -> BlobReference:
     """Write the one ExecuTorch program that holds every member, the evaluation and the weights."""
     from quadloom_export.formats.executorch import write_single_file
 
     wanted = [key for key in keys if key.format == "executorch"]
-    graphs = [graph for _, _, graph in _graphs(full, settings, wanted)]
+    graphs = [graph for _, _, graph in _graphs(full, settings, formats, wanted)]
     return write_single_file(out, [*graphs, evaluation], backend=settings.executorch_backend)
 
 

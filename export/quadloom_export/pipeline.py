@@ -7,7 +7,7 @@ from quadloom_export.passes.gate import save_gate_slope
 from quadloom_export.passes.matmuls import fuse_matmuls
 from quadloom_export.passes.needed_rows import compute_needed_rows
 from quadloom_export.passes.order import delay
-from quadloom_export.passes.quantize import StashFormat, quantize_stash
+from quadloom_export.passes.quantize import StashFormats, quantize_stash
 from quadloom_export.passes.recompute import recompute_products
 from quadloom_export.passes.rematerialize import rematerialize
 from quadloom_export.passes.row_chunks import split_rows
@@ -47,11 +47,11 @@ def at_depth(full: JointGraph, depth: int, *, recompute: float = 0.0, row_chunks
     return split_rows(rematerialize(lean, budget=recompute), chunks=row_chunks)
 
 
-def at_quantization(graph: JointGraph, quantized_layers: int, stash_format: StashFormat) -> JointGraph:
+def at_quantization(graph: JointGraph, quantized_layers: int, formats: StashFormats) -> JointGraph:
     """The member of `graph`'s depth that quantizes the stash of `quantized_layers` layers.
 
     Products are recomputed in the other layers only: from quantized factors they would be less precise than when they
     are quantized themselves, since a norm's weights damp the outliers of its input.
     """
-    quantized = quantize_stash(graph, quantized_layers=quantized_layers, stash_format=stash_format)
+    quantized = quantize_stash(graph, quantized_layers=quantized_layers, formats=formats)
     return delay_weight_copies(delay(recompute_products(quantized)))

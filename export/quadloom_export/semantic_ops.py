@@ -85,49 +85,83 @@ def _(y: Tensor) -> Tensor:
     return torch.empty_like(y)
 
 
-@torch.library.custom_op("quadloom::row_scale", mutates_args=())
-def row_scale(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:
-    """Scale per row of ``(rows, group)`` float32: the largest magnitude over `levels` (127 for INT8, 7 for INT4).
-
-    Where `x` is known never to lie below `lower_bound` (at most 0), that bound stands for the smallest value, and
-    nobody has to look for it.
-    """
-    smallest = x.amin(1) if lower_bound is None else torch.tensor(lower_bound)
-    return torch.maximum(x.amax(1), -smallest).clamp_min(SMALLEST_SCALE) * (1.0 / levels)
+@torch.library.custom_op("quadloom::row_minimum", mutates_args=())
+def row_minimum(x: Tensor) -> Tensor:
+    """Smallest value per row of ``(rows, group)`` float32, zero where all are above."""
+    return x.amin(1).clamp_max(0)
 
 
-@row_scale.register_fake
-def _(x: Tensor, levels: int, lower_bound: float | None) -> Tensor:  # noqa: ARG001
+@row_minimum.register_fake
+def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
+@torch.library.custom_op("quadloom::row_scale", mutates_args=())
+def row_scale(x: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:
+    """Scale per row: the range from the smallest to the largest value over `levels` (255 for INT8, 15 for INT4).
+
+    Zero is within every range, so that it is stored as it is. Without a `minimum`, `lower_bound` (at most 0), which no
+    value lies below, stands for it, and nobody has to look for it.
+    """
+    lowest = lower_bound if minimum is None else minimum
+    return (x.amax(1).clamp_min(SMALLEST_SCALE) - lowest) * step_share(levels)
+
+
+@row_scale.register_fake
+def _(x: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:  # noqa: ARG001
+    return x.new_empty(x.shape[0])
+
+
+def step_share(levels: int) -> float:
+    """One step as a share of the range: a little more than one of `levels`, so that rounding never ends beyond them."""
+    return 1.0 / (levels - 1e-3)
+
+
+@torch.library.custom_op("quadloom::zero_point", mutates_args=())
+def zero_point(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:
+    """The int8 that stands for zero in each row; arguments as those of `row_scale`."""
+    lowest = torch.tensor(lower_bound) if minimum is None else minimum
+    return (torch.round(-lowest / scale) + smallest_stored(levels)).expand_as(scale).to(torch.int8)
+
+
+@zero_point.register_fake
+def _(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:  # noqa: ARG001
+    return scale.new_empty(scale.shape, dtype=torch.int8)
+
+
+def smallest_stored(levels: int) -> int:
+    """The int8 that stands for the smallest value of a row: 255 levels need all of them, fewer start at zero."""
+    return -128 if levels > 127 else 0
+
+
 @torch.library.custom_op("quadloom::quantize", mutates_args=())
-def quantize(x: Tensor, scale: Tensor) -> Tensor:
-    """``(rows, group)`` float32 -> int8, ``round(x / scale)``, ties to even."""
-    return torch.round(x / scale[:, None]).clamp(-128, 127).to(torch.int8)
+def quantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    """``(rows, group)`` float32 -> int8, ``round(x / scale) + zero``, ties to even; no `zero` is 0."""
+    steps = torch.round(x / scale[:, None])
+    return (steps if zero is None else steps + zero[:, None]).clamp(-128, 127).to(torch.int8)
 
 
 @quantize.register_fake
-def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
+def _(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape, dtype=torch.int8)
 
 
 @torch.library.custom_op("quadloom::dequantize", mutates_args=())
-def dequantize(x: Tensor, scale: Tensor) -> Tensor:
-    """``(rows, group)`` int8 -> float32, ``x * scale``."""
-    return x.to(torch.float32) * scale[:, None]
+def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    """``(rows, group)`` int8 -> float32, ``(x - zero) * scale``; no `zero` is 0."""
+    steps = x.to(torch.float32)
+    return (steps if zero is None else steps - zero[:, None]) * scale[:, None]
 
 
 @dequantize.register_fake
-def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
+def _(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
 @torch.library.custom_op("quadloom::pack_int4", mutates_args=())
 def pack_int4(x: Tensor) -> Tensor:
-    """``(rows, group)`` int8 in [-8, 7] -> ``(rows, group / 2)`` uint8; column j pairs with column j + group / 2."""
-    nibbles = x.view(torch.uint8) & 15
-    half = x.shape[1] // 2
+    """``(rows, group)`` int8 in [0, 15] -> ``(rows, group / 2)`` uint8; column j pairs with column j + group / 2."""
+    nibbles, half = x.view(torch.uint8), x.shape[1] // 2
     return nibbles[:, :half] | (nibbles[:, half:] << 4)
 
 
@@ -138,8 +172,8 @@ def _(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("quadloom::unpack_int4", mutates_args=())
 def unpack_int4(x: Tensor) -> Tensor:
-    """Undo `pack_int4`, as 16 times the value: a nibble in the upper half of an int8 needs no sign extension."""
-    return torch.cat([x << 4, x & 240], dim=1).view(torch.int8)
+    """Undo `pack_int4`."""
+    return torch.cat([x & 15, x >> 4], dim=1).view(torch.int8)
 
 
 @unpack_int4.register_fake

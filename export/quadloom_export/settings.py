@@ -1,7 +1,7 @@
 """What to export, and the refusal of what makes no sense."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -9,11 +9,14 @@ from quadloom_runtime.contract.manifest import (
     ExecutorchBackend,
     Format,
     MemberKey,
+    StashSpec,
     TaskKind,
     TaskSpec,
     WeightFormat,
 )
 from quadloom_runtime.errors import QuadloomError
+
+USUAL_ERROR_BUDGET = 0.05
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class FamilySettings:
         executorch_backend: who computes what ExecuTorch's portable kernels are slow at.
         executorch_single_file: also write one program that holds every member and the weights.
         target_modules: last name components of linear modules, or ``("all-linear",)``.
-        group_size: stash elements that share a scale.
+        bits: per stash element, or ``auto``: as few as `error_budget` allows, tensor by tensor.
+        group_size: stash elements that share a scale; the choice of ``auto`` is around it.
+        error_budget: largest relative error of the LoRA gradients, of ``auto`` alone; None for the usual one.
         weights: how the frozen linear weights of the layers are stored.
         measure: run each member in a process of its own, for its real peak and step time.
         recompute: multiply-adds of the forward that the backward may repeat to save memory, as a share of all; a few
@@ -48,8 +53,9 @@ class FamilySettings:
     target_modules: tuple[str, ...] = ("query", "value")
     batch_size: int = 16
     sequence_length: int = 64
-    bits: int = 8
+    bits: int | Literal["auto"] = 8
     group_size: int = 64
+    error_budget: float | None = None
     recompute: float = 0.03
     row_chunks: int = 4
     weights: WeightFormat = "float32"
@@ -60,6 +66,12 @@ class FamilySettings:
     def task_spec(self) -> TaskSpec:
         """The task as the manifest states it."""
         return TaskSpec(kind=self.task, num_labels=self.num_labels if self.task == "sequence-classification" else None)
+
+    @property
+    def stash_spec(self) -> StashSpec:
+        """The stash as the manifest states it before anything is chosen."""
+        usual = USUAL_ERROR_BUDGET if self.bits == "auto" else None
+        return StashSpec(bits=self.bits, group_size=self.group_size, error_budget=self.error_budget or usual)  # type: ignore[arg-type]  # checked before
 
     @property
     def least_depth(self) -> int:
@@ -87,8 +99,12 @@ def check_settings(settings: FamilySettings) -> None:
             f"a single ExecuTorch file is asked for, but the formats are {', '.join(settings.formats)}",
             remedy="add executorch to the formats",
         )
-    if settings.bits not in (4, 8):
-        raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8 or 4")
+    if settings.bits not in (4, 8, "auto"):
+        raise QuadloomError(f"{settings.bits} bits per stash element are not supported", remedy="use 8, 4 or auto")
+    if settings.error_budget is not None and settings.bits != "auto":
+        raise QuadloomError("an error budget is for bits chosen by it", remedy="add --bits auto, or leave it out")
+    if settings.error_budget is not None and not 0 < settings.error_budget < 1:
+        raise QuadloomError(f"error budget {settings.error_budget} is not a share", remedy="use e.g. 0.05 for 5 %")
     if settings.weights not in get_args(WeightFormat):
         raise QuadloomError(
             f"weights cannot be stored as {settings.weights!r}",

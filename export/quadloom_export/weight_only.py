@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from quadloom_export import semantic_ops  # noqa: F401 - registers the operators used below
 from quadloom_export.model import Int8Weight, LoraModel, canonical_name
+from quadloom_export.semantic_ops import SMALLEST_SCALE
 from quadloom_runtime.errors import QuadloomError
 
 quadloom = torch.ops.quadloom
@@ -47,11 +47,11 @@ def linear_weights(model: LoraModel) -> tuple[str, ...]:
 
 def to_int8(weight: torch.Tensor) -> Int8Weight:
     """Round ``(outputs, inputs)`` to the nearest of 255 values per output, the largest magnitude being one of them."""
-    scale = quadloom.row_scale(weight, LEVELS, None)
-    return Int8Weight(quadloom.quantize(weight, scale), scale)
+    scale = weight.abs().amax(1).clamp_min(SMALLEST_SCALE) / LEVELS
+    return Int8Weight(quadloom.quantize(weight, scale, None), scale)
 
 
 def to_float32(weight: Int8Weight) -> torch.Tensor:
     """What the integers stand for."""
-    values: torch.Tensor = quadloom.dequantize(weight.values, weight.scale)
+    values: torch.Tensor = quadloom.dequantize(weight.values, weight.scale, None)
     return values

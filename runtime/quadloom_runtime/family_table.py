@@ -1,6 +1,6 @@
 """A family as tables for people."""
 
-from quadloom_runtime.contract.manifest import FamilyManifest, MemberSpec, TaskSpec
+from quadloom_runtime.contract.manifest import FamilyManifest, MemberSpec, StashSpec, TaskSpec
 from quadloom_runtime.errors import QuadloomError
 
 
@@ -13,7 +13,8 @@ def family_table(manifest: FamilyManifest) -> str:
         f"{manifest.model.parameters / 1e6:.1f} M parameters",
         f"{_task(manifest.task)}; LoRA rank {lora.rank}, alpha {lora.alpha:g}, "
         f"{len(lora.target_modules)} modules; batch {batch.batch_size} x {batch.sequence_length}; "
-        f"stash INT{stash.bits} in groups of {stash.group_size}; dropout {manifest.dropout:g}; {weights}",
+        f"{_stash(stash)}; dropout {manifest.dropout:g}; {weights}",
+        *_kinds(stash),
         *_weights(manifest),
         "",
         f"{'depth':>5} {'q':>3} {'format':>12} {'planned MB':>11} {'measured':>9} {'step s':>7} "
@@ -93,6 +94,37 @@ def _weights(manifest: FamilyManifest) -> list[str]:
 
 def _task(task: TaskSpec) -> str:
     return task.kind if task.num_labels is None else f"{task.kind}, {task.num_labels} labels"
+
+
+def _stash(stash: StashSpec) -> str:
+    if stash.error_budget is None:
+        return f"stash INT{stash.bits} in groups of {stash.group_size}"
+    return f"stash INT8 and INT4 within {100 * stash.error_budget:g} % gradient error"
+
+
+def _kinds(stash: StashSpec) -> list[str]:
+    """A line per format: the kinds of stashed tensors that have it, with their layers and gradient errors."""
+    formats = sorted({(each.bits, each.group_size) for each in stash.kinds})
+    return [
+        f"  INT{bits} in groups of {group}: "
+        + "; ".join(
+            f"{each.kind} [{_ranges(each.layers)}] {100 * each.relative_l2:.2g} %"
+            for each in stash.kinds
+            if (each.bits, each.group_size) == (bits, group)
+        )
+        for bits, group in formats
+    ]
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """``(0, 1, 2, 5)`` -> ``0-2,5``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _row(member: MemberSpec) -> str:

@@ -31,7 +31,7 @@ from quadloom_export.graph import JointGraph
 from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_specs, weight_tensors
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora
-from quadloom_export.passes.quantize import StashFormat
+from quadloom_export.passes.quantize import StashFormat, StashFormats
 from quadloom_export.passes.weight_only import store_int8_weights
 from quadloom_export.pipeline import at_depth, at_quantization, made_lean
 from quadloom_export.trace import trace_evaluation, trace_training
@@ -226,7 +226,7 @@ def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
 @cache
 def _member(tiny: Tiny, depth: int, quantized_layers: int, bits: int) -> JointGraph:
     if quantized_layers:
-        return at_quantization(_member(tiny, depth, 0, 8), quantized_layers, StashFormat(bits=bits, group_size=16))
+        return at_quantization(_member(tiny, depth, 0, 8), quantized_layers, StashFormats(StashFormat(bits, 16)))
     return at_depth(tiny.training, depth)
 
 

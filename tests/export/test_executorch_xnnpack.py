@@ -33,8 +33,8 @@ CASES = {
     "gelu": ((31, 3), lambda kernels, x: kernels.gelu(3 * x)),
     "exponential": ((31, 3), lambda kernels, x: kernels.exp(x)),
     "square root": ((31, 3), lambda kernels, x: kernels.sqrt(x.abs())),
-    "int8": ((31, 3), lambda kernels, x: kernels.to_int8(60 * x)),
-    "int8 and back": ((31, 3), lambda kernels, x: kernels.to_float32(kernels.to_int8(60 * x))),
+    "int8": ((31, 3), lambda kernels, x: kernels.to_int8(torch.clamp(torch.round(60 * x), -128, 127))),
+    "int8 and back": ((31, 3), lambda kernels, x: kernels.to_float32(kernels.to_int8(torch.round(60 * x)))),
 }
 
 

@@ -164,3 +164,9 @@ def test_other_bits_than_eight_and_four_are_refused():
 )
 def test_lists_of_numbers_and_ranges(text, numbers):
     assert parse_numbers(text, option="--depths") == numbers
+
+
+@pytest.mark.parametrize(("bits", "budget"), [(8, 0.05), ("auto", 0.0), ("auto", 1.5)])
+def test_an_error_budget_is_a_share_and_for_chosen_bits(bits, budget):
+    with pytest.raises(QuadloomError, match="error budget"):
+        check_settings(FamilySettings(bits=bits, error_budget=budget))

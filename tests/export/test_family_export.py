@@ -258,3 +258,19 @@ def test_the_stored_tokenizer_makes_batches_that_a_member_accepts(family, source
     result = open_training_engine(folder, manifest, manifest.members[-1].key).step(parameters, batch)
     assert result.examples == 8
     assert result.loss == pytest.approx(np.log(2), abs=0.2)
+
+
+def test_chosen_bits_are_in_the_manifest_and_an_interrupted_export_keeps_them(source, tmp_path, monkeypatch):
+    chosen = replace(SETTINGS, bits="auto", error_budget=0.01, depths=(1, 2))
+    with pytest.raises(StopMidwayError):
+        export_family(str(source), tmp_path, chosen, progress=stop_after(2))
+    stash = load_manifest(tmp_path).stash
+    assert stash.bits == "auto"
+    assert {each.bits for each in stash.kinds} == {4, 8}
+    monkeypatch.setattr("quadloom_export.family.chosen_stash", lambda *_: pytest.fail("chosen a second time"))
+    manifest = export_family(str(source), tmp_path, chosen)
+    assert manifest.stash == stash
+    (deepest,) = [each for each in manifest.members if each.key.depth == each.key.quantized_layers == LAYERS]
+    assert 0 < deepest.gradient_error.relative_l2 <= stash.error_budget * 1.001
+    with pytest.raises(QuadloomError, match="other settings"):
+        export_family(str(source), tmp_path, replace(chosen, depths=(1,)))

@@ -6,7 +6,7 @@ import torch
 from quadloom_export.graph import JointGraph, val
 from quadloom_export.liveness import plan_memory
 from quadloom_export.operations import multiply_adds
-from quadloom_export.passes.quantize import StashFormat, quantize_stash
+from quadloom_export.passes.quantize import StashFormat, StashFormats, quantize_stash
 from quadloom_export.passes.rematerialize import rematerialize
 from quadloom_export.passes.row_chunks import split_rows
 from quadloom_export.passes.stash import saved_tensors, stash_bytes
@@ -112,8 +112,8 @@ def test_a_sequence_is_split_into_equal_shares_at_most_as_many_as_asked_for(bert
 def test_all_together_save_more_than_each_alone_and_stay_within_two_percent(bert):
     exact = at_depth(bert.training, LAYERS)
     lean = split_rows(rematerialize(exact, budget=0.5), chunks=4)
-    quantized = quantize_stash(lean, quantized_layers=LAYERS, stash_format=StashFormat(group_size=16))
-    alone = quantize_stash(exact, quantized_layers=LAYERS, stash_format=StashFormat(group_size=16))
+    quantized = quantize_stash(lean, quantized_layers=LAYERS, formats=StashFormats(StashFormat(8, 16)))
+    alone = quantize_stash(exact, quantized_layers=LAYERS, formats=StashFormats(StashFormat(8, 16)))
     peaks = [plan_memory(graph).peak_bytes for graph in (quantized, lean, alone, exact)]
     assert peaks[0] < min(peaks[1:3])
     assert max(peaks[1:3]) < peaks[3]

@@ -20,6 +20,14 @@ quadloom = torch.ops.quadloom
 FEATURES = 8
 
 
+def stored_and_restored(x, levels, pack):
+    """Each row in its own range, through `pack` and back."""
+    minimum = quadloom.row_minimum(x)
+    scale = quadloom.row_scale(x, minimum, 0.0, levels)
+    zero = quadloom.zero_point(scale, minimum, 0.0, levels)
+    return quadloom.dequantize(pack(quadloom.quantize(x, scale, zero)), scale, zero)
+
+
 def joint_graph(function, recorded_rows=4):
     """The graph of a function of one float tensor ``(batch, 8)``, through the passes that every member shares."""
     recordings = []
@@ -85,13 +93,18 @@ FUNCTIONS = {
     "scaled sum of products": lambda x: x + 0.5 * (x @ x.sum(0).view(8, 1) @ x.sum(0).view(1, 8)),
     "batched product": lambda x: torch.bmm(x.view(-1, 2, 4), x.view(-1, 2, 4).transpose(1, 2) * 0.3),
     "unit interval": lambda x: quadloom.unit_interval(x.tanh()),
-    "row scale": lambda x: quadloom.row_scale(x, 127, None),
-    "row scale, never negative": lambda x: quadloom.row_scale(x.abs(), 127, 0.0),
-    "row scale, bounded below": lambda x: quadloom.row_scale(x.clamp(min=-0.5), 127, -0.5),
-    "int8": lambda x: quadloom.dequantize(quadloom.quantize(x, s := quadloom.row_scale(x, 127, None)), s),
-    "int4": lambda x: quadloom.dequantize(
-        quadloom.unpack_int4(quadloom.pack_int4(quadloom.quantize(x, s := quadloom.row_scale(x, 7, None)))), s / 16
+    "row minimum": lambda x: quadloom.row_minimum(x),
+    "row scale": lambda x: quadloom.row_scale(x, quadloom.row_minimum(x), 0.0, 255),
+    "row scale, never negative": lambda x: quadloom.row_scale(x.abs(), None, 0.0, 255),
+    "row scale, bounded below": lambda x: quadloom.row_scale(x.clamp(min=-0.5), None, -0.5, 255),
+    "zero point": lambda x: quadloom.zero_point(
+        quadloom.row_scale(x, m := quadloom.row_minimum(x), 0.0, 255), m, 0.0, 255
     ),
+    "zero point, bounded below": lambda x: quadloom.zero_point(
+        quadloom.row_scale(x.clamp(min=-0.5), None, -0.5, 15), None, -0.5, 15
+    ),
+    "int8": lambda x: stored_and_restored(x, 255, lambda stored: stored),
+    "int4": lambda x: stored_and_restored(x, 15, lambda stored: quadloom.unpack_int4(quadloom.pack_int4(stored))),
 }
 
 

@@ -107,14 +107,19 @@ def test_integer_boolean_and_small_tensors_are_kept_and_nothing_above_is_quantiz
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_stash_shrinks_by_the_bits_saved_less_the_scales(tiny, bits):
     before, after = tiny.member(LAYERS), tiny.member(LAYERS, LAYERS, bits=bits)
-    shapes = [shape_of(node) for node in stash_of_layers(before, range(LAYERS)) if worth_quantizing(node)]
+    nodes = [node for node in stash_of_layers(before, range(LAYERS)) if worth_quantizing(node)]
+    shapes = [shape_of(node) for node in nodes]
     elements = [math.prod(shape) for shape in shapes]
     assert quantized_elements(after) == sum(elements) > 0
-    groups = sum(
+    groups = [
         count // (16 if shape[-1] % 16 == 0 or 16 % shape[-1] == 0 else shape[-1])
         for count, shape in zip(elements, shapes, strict=True)
-    )
-    assert stash_bytes(after) == stash_bytes(before) - 4 * sum(elements) + sum(elements) * bits // 8 + 4 * groups
+    ]
+    # Four bytes of scale, and one of zero point where no lower bound of the values is known.
+    bounded = [node.target == torch.ops.aten._softmax.default or "lower_bound" in node.meta for node in nodes]
+    sides = sum(count * (4 if known else 5) for count, known in zip(groups, bounded, strict=True))
+    assert any(bounded)
+    assert stash_bytes(after) == stash_bytes(before) - 4 * sum(elements) + sum(elements) * bits // 8 + sides
 
 
 def test_a_tensor_that_two_layers_read_belongs_to_the_upper_one():

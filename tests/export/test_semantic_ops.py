@@ -16,44 +16,63 @@ from quadloom_export.semantic_ops import (
     gemm,
     pack_int4,
     quantize,
+    row_minimum,
     row_scale,
+    smallest_stored,
     unit_interval,
     unpack_int4,
+    zero_point,
 )
 
 magnitudes = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 rows = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16), elements=magnitudes)
 
 
-@given(rows, st.sampled_from([127, 7]))
+def stored_rows(x, levels):
+    """Each row in its own range: what is stored, and what restores it."""
+    minimum = row_minimum(x)
+    scale = row_scale(x, minimum, 0.0, levels)
+    zero = zero_point(scale, minimum, 0.0, levels)
+    return quantize(x, scale, zero), scale, zero
+
+
+@given(rows, st.sampled_from([255, 15]))
 def test_a_quantized_element_is_off_by_half_a_scale_at_most(values, levels):
     x = torch.from_numpy(values)
-    scale = row_scale(x, levels, None)
-    stored = quantize(x, scale)
+    stored, scale, zero = stored_rows(x, levels)
     assert stored.dtype == torch.int8
-    assert int(stored.abs().max()) <= levels
-    error = (dequantize(stored, scale) - x).abs().double()
+    smallest = smallest_stored(levels)
+    assert smallest <= int(stored.min()) <= int(stored.max()) <= smallest + levels
+    error = (dequantize(stored, scale, zero) - x).abs().double()
     rounding = 1e-6 * x.abs().amax(1, keepdim=True).double()
     assert bool((error <= scale[:, None].double() / 2 + rounding).all())
 
 
-@given(rows, st.sampled_from([127, 7]))
-def test_the_largest_magnitude_of_a_row_uses_the_whole_range(values, levels):
+@given(rows, st.sampled_from([255, 15]))
+def test_a_row_with_values_around_zero_uses_the_whole_range(values, levels):
     x = torch.from_numpy(values)
-    largest = quantize(x, row_scale(x, levels, None)).int().abs().amax(1)
-    assert bool((largest[x.abs().amax(1) > 1e-20] == levels).all())
+    stored = stored_rows(x, levels)[0].int()
+    around = (x.amin(1) < -1e-20) & (x.amax(1) > 1e-20)
+    assert bool((stored.amax(1) - stored.amin(1) >= levels - 1)[around].all())
+
+
+@given(rows, st.sampled_from([255, 15]))
+def test_zero_is_restored_as_zero(values, levels):
+    x = torch.from_numpy(values)
+    stored, scale, zero = stored_rows(x, levels)
+    assert bool((dequantize(stored, scale, zero)[x == 0] == 0).all())
 
 
 def test_an_all_zero_row_comes_back_as_zeros():
     x = torch.zeros(2, 8)
-    scale = row_scale(x, 127, None)
+    stored, scale, zero = stored_rows(x, 255)
     assert bool((scale > 0).all())
-    assert torch.equal(dequantize(quantize(x, scale), scale), x)
+    assert torch.equal(dequantize(stored, scale, zero), x)
 
 
 @given(
     hnp.arrays(
-        np.int8, st.tuples(st.integers(1, 6), st.integers(1, 8).map(lambda n: 2 * n)), elements=st.integers(-8, 7)
+        np.int8, st.tuples(st.integers(1, 6), st.integers(1, 8).map(lambda n: 2 * n)), elements=st.integers(0, 15)
     )
 )
 def test_packing_into_nibbles_loses_nothing(values):
@@ -61,7 +80,7 @@ def test_packing_into_nibbles_loses_nothing(values):
     packed = pack_int4(x)
     assert packed.dtype == torch.uint8
     assert packed.shape == (x.shape[0], x.shape[1] // 2)
-    assert torch.equal(unpack_int4(packed).int(), 16 * x.int())
+    assert torch.equal(unpack_int4(packed), x)
 
 
 def test_gelu_derivative_is_what_autograd_finds():
@@ -99,12 +118,16 @@ def test_batch_sizes_multiply_one_axis(batch, factor, axis):
     assert list(tiled.shape) == [2 * size for size in expected]
 
 
-@given(rows)
-def test_a_known_lower_bound_gives_a_scale_that_clips_nothing(values):
-    bounded = torch.from_numpy(values).clamp(min=-0.5)
-    scale = row_scale(bounded, 127, -0.5)
-    assert (scale >= row_scale(bounded, 127, None)).all()
-    assert quantize(bounded, scale).int().abs().max() <= 127
+@given(rows, st.sampled_from([255, 15]), st.sampled_from([0.0, -0.5]))
+def test_a_known_lower_bound_gives_a_scale_that_clips_nothing(values, levels, bound):
+    bounded = torch.from_numpy(values).clamp(min=bound)
+    scale = row_scale(bounded, None, bound, levels)
+    assert (scale >= row_scale(bounded, row_minimum(bounded), 0.0, levels)).all()
+    zero = zero_point(scale, None, bound, levels)
+    stored = quantize(bounded, scale, zero)
+    assert int(stored.max()) <= smallest_stored(levels) + levels
+    error = (dequantize(stored, scale, zero) - bounded).abs().double()
+    assert bool((error <= scale[:, None].double() / 2 + 1e-6 * bounded.abs().amax(1, keepdim=True)).all())
 
 
 def test_the_smallest_derivative_of_gelu_bounds_it_closely():

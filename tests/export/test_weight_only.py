@@ -14,7 +14,7 @@ from quadloom_export.graph import shape_of, size_bytes, val
 from quadloom_export.liveness import plan_memory
 from quadloom_export.lowering.onnx import weight_tensors
 from quadloom_export.model import Int8Weight
-from quadloom_export.passes.quantize import StashFormat
+from quadloom_export.passes.quantize import StashFormat, StashFormats
 from quadloom_export.passes.rematerialize import rematerialize
 from quadloom_export.passes.row_chunks import split_rows
 from quadloom_export.passes.stash import saved_tensors
@@ -101,7 +101,7 @@ def test_the_graph_computes_what_it_computed_with_the_rounded_weights_in_float(r
 
 @pytest.mark.parametrize("depth", [0, 1, LAYERS])
 def test_a_float_copy_is_made_right_before_the_product_that_reads_it_and_for_that_alone(rounded, depth):
-    graph = at_quantization(at_depth(rounded.training, depth), depth, StashFormat(group_size=16))
+    graph = at_quantization(at_depth(rounded.training, depth), depth, StashFormats(StashFormat(group_size=16)))
     following = dict(zip(graph.nodes, graph.nodes[1:], strict=False))
     for copy in copies(graph):
         (reader,) = copy.users
@@ -138,7 +138,9 @@ def test_recomputed_products_keep_no_float_weights(rounded, budget):
 @pytest.mark.parametrize("quantized", [0, LAYERS])
 def test_the_peak_grows_by_one_float_copy_at_most(make_tiny, quantized):
     plans = [
-        plan_memory(at_quantization(at_depth(tiny.training, LAYERS), quantized, StashFormat(group_size=16)))
+        plan_memory(
+            at_quantization(at_depth(tiny.training, LAYERS), quantized, StashFormats(StashFormat(group_size=16)))
+        )
         for tiny in (make_tiny("bert"), make_tiny("bert", int8=True))
     ]
     largest = max(size_bytes(node) for node in copies(make_tiny("bert", int8=True).training))

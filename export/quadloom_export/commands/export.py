@@ -28,7 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--sequence-length", type=int, default=64)
-    parser.add_argument("--bits", type=int, choices=[8, 4], default=8, help="bits per quantized stash element")
+    parser.add_argument(
+        "--bits",
+        choices=["8", "4", "auto"],
+        default="8",
+        help="per quantized stash element",
+    )
+    parser.add_argument(
+        "--error-budget", type=float, metavar="SHARE", help="of --bits auto: largest relative gradient error (0.05)"
+    )
     parser.add_argument("--group-size", type=int, default=64, help="stash elements that share a scale")
     parser.add_argument(
         "--recompute",
@@ -90,8 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
         target_modules=tuple(arguments.target_modules.split(",")),
         batch_size=arguments.batch_size,
         sequence_length=arguments.sequence_length,
-        bits=arguments.bits,
+        bits="auto" if arguments.bits == "auto" else int(arguments.bits),
         group_size=arguments.group_size,
+        error_budget=arguments.error_budget,
         recompute=arguments.recompute,
         row_chunks=arguments.row_chunks,
         weights=arguments.weights,

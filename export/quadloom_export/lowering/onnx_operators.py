@@ -10,13 +10,13 @@ from torch import fx
 
 from quadloom_export.graph import shape_of, val
 from quadloom_export.lowering.onnx_emitter import ONNX_TYPES, OnnxEmitter, attributes_of
-from quadloom_export.semantic_ops import SMALLEST_SCALE
+from quadloom_export.lowering.onnx_quantization import QUANTIZATION
 from quadloom_runtime.errors import QuadloomError
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
 Translator = Callable[[OnnxEmitter, fx.Node], str]
-TRANSLATORS: dict[Any, Translator] = {}
+TRANSLATORS: dict[Any, Translator] = dict(QUANTIZATION)
 
 
 def translate(out: OnnxEmitter, node: fx.Node) -> None:
@@ -302,48 +302,3 @@ def _scatter_add(out: OnnxEmitter, node: fx.Node) -> str:
     source, axis, index, updates = node.args
     inputs = [out.name_of(each) for each in (source, index, updates)]  # type: ignore[arg-type]
     return out.node("ScatterElements", inputs, axis=axis, reduction="add")
-
-
-@_register(quadloom.row_scale.default)
-def _row_scale(out: OnnxEmitter, node: fx.Node) -> str:
-    # The larger of max and -min: |x| as a whole would need another full-size buffer.
-    source, axis = out.name_of(node.args[0]), out.integers([1])  # type: ignore[arg-type]
-    lower_bound = node.args[2]
-    candidates = [out.node("ReduceMax", [source, axis], keepdims=0)]
-    if lower_bound is None:
-        candidates.append(out.node("Neg", [out.node("ReduceMin", [source, axis], keepdims=0)]))
-    floor = SMALLEST_SCALE if not lower_bound else -lower_bound  # type: ignore[operator]
-    magnitude = out.node("Max", [*candidates, out.constant(np.asarray(floor, dtype=np.float32))])
-    return out.node("Mul", [magnitude, out.constant(np.asarray(1.0 / node.args[1], dtype=np.float32))])  # type: ignore[operator]
-
-
-@_register(quadloom.quantize.default)
-def _quantize(out: OnnxEmitter, node: fx.Node) -> str:
-    inputs = [out.name_of(each) for each in node.args]  # type: ignore[arg-type]
-    return out.node("QuantizeLinear", inputs, axis=0, output_dtype=ONNX_TYPES[torch.int8])
-
-
-@_register(quadloom.dequantize.default)
-def _dequantize(out: OnnxEmitter, node: fx.Node) -> str:
-    return out.node("DequantizeLinear", [out.name_of(each) for each in node.args], axis=0)  # type: ignore[arg-type]
-
-
-@_register(quadloom.pack_int4.default)
-def _pack_int4(out: OnnxEmitter, node: fx.Node) -> str:
-    # Bytes and shifts rather than the INT4 type: every ONNX Runtime since 1.19 has these kernels.
-    unsigned = out.node("Cast", [out.name_of(node.args[0])], to=ONNX_TYPES[torch.uint8])  # type: ignore[arg-type]
-    half = shape_of(node)[1]
-    columns = [out.integers([each]) for each in (0, half, 2 * half, 1)]
-    low = out.node("Slice", [unsigned, columns[0], columns[1], columns[3]])
-    high = out.node("Slice", [unsigned, columns[1], columns[2], columns[3]])
-    low = out.node("BitwiseAnd", [low, out.constant(np.asarray(15, dtype=np.uint8))])
-    high = out.node("BitShift", [high, out.constant(np.asarray(4, dtype=np.uint8))], direction="LEFT")
-    return out.node("BitwiseOr", [low, high])
-
-
-@_register(quadloom.unpack_int4.default)
-def _unpack_int4(out: OnnxEmitter, node: fx.Node) -> str:
-    packed = out.name_of(node.args[0])  # type: ignore[arg-type]
-    low = out.node("BitShift", [packed, out.constant(np.asarray(4, dtype=np.uint8))], direction="LEFT")
-    high = out.node("BitwiseAnd", [packed, out.constant(np.asarray(240, dtype=np.uint8))])
-    return out.node("Cast", [out.node("Concat", [low, high], axis=1)], to=ONNX_TYPES[torch.int8])

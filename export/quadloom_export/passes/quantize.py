@@ -1,18 +1,23 @@
 """Keep the stash of some layers as INT8 or INT4 between forward and backward.
 
 Each stashed tensor is quantized once, right after its last use in the forward, and dequantized right before its use in
-the backward, with dynamic symmetric scales per row or per group of a row. FedQuad (arXiv 2506.01001), section 4.2,
-quantizes activations the same way; storing the square root of softmax probabilities is ours.
+the backward, with dynamic scales per row or per group of a row. FedQuad (arXiv 2506.01001), section 4.2, quantizes
+activations the same way, with symmetric scales; a scale and a zero point per group (Jacob et al., arXiv 1712.05877)
+about halve the error, since no part of the range goes to values that a group does not have. Storing the square root of
+softmax probabilities is ours.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from math import prod
+from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from quadloom_export.graph import JointGraph, batch_axis, batch_free_shape, emit, shape_of, val
-from quadloom_export.passes.stash import SavedTensor, saved_tensors
+from quadloom_export.passes.stash import Place, SavedTensor, saved_tensors
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
@@ -21,6 +26,8 @@ SMALLEST_QUANTIZED = 4096
 """Elements below which a tensor stays as it is: scales and extra operators would cost more than they save."""
 SHARING_DISTANCE = 12
 """Backward readers at most this many nodes apart share one dequantized copy."""
+Call = Callable[[Any, tuple[Any, ...]], Any]
+"""Applies an operator to arguments: adds a node to a graph, or computes."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +45,69 @@ class StashFormat:
 
     @property
     def levels(self) -> int:
-        """Largest magnitude of a stored integer."""
-        return 127 if self.bits == 8 else 7
+        """Largest stored integer."""
+        return 255 if self.bits == 8 else 15
 
 
-def quantize_stash(joint: JointGraph, *, quantized_layers: int, stash_format: StashFormat) -> JointGraph:
+@dataclass(frozen=True)
+class StashFormats:
+    """How each stashed tensor is stored: as `chosen` for its place, otherwise as the rest."""
+
+    rest: StashFormat = StashFormat()
+    chosen: Mapping[Place, StashFormat] = field(default_factory=dict)
+
+    def at(self, place: Place) -> StashFormat:
+        """The format of one place."""
+        return self.chosen.get(place, self.rest)
+
+
+def quantize_stash(joint: JointGraph, *, quantized_layers: int, formats: StashFormats) -> JointGraph:
     """Quantize the stash of the `quantized_layers` trained layers farthest from the output.
 
     Integer, boolean and small tensors stay as they are. `joint` must have gone through `save_bases_only`.
     """
     result = joint.copy(quantized_layers=quantized_layers)
-    lowest = joint.layers - joint.depth
-    for saved in saved_tensors(result):
-        if lowest <= saved.layer < lowest + quantized_layers and _worth_quantizing(saved, stash_format):
+    for saved in quantizable(result, quantized_layers):
+        stash_format = formats.at(saved.place)
+        if fits(saved.node, stash_format):
             _quantize(result.graph, saved.node, stash_format)
     return result
+
+
+def quantizable(joint: JointGraph, quantized_layers: int) -> list[SavedTensor]:
+    """What `quantize_stash` looks at: the float32 tensors of these layers that are not small."""
+    layers = range(joint.layers - joint.depth, joint.layers - joint.depth + quantized_layers)
+    return [
+        saved
+        for saved in saved_tensors(joint)
+        if saved.layer in layers
+        and val(saved.node).dtype == torch.float32
+        and val(saved.node).numel() >= SMALLEST_QUANTIZED
+    ]
+
+
+def fits(node: fx.Node, stash_format: StashFormat) -> bool:
+    """Whether the groups of a tensor are worth a scale, and can be packed."""
+    group = _group(node, stash_format)
+    return group >= 8 and group % 2 == 0
+
+
+def stored_bytes(node: fx.Node, stash_format: StashFormat) -> int:
+    """Bytes of a tensor in this format at the family's batch size, scales and zero points included."""
+    elements = val(node).numel()
+    per_group = 4 if _lower_bound(node) is not None else 5
+    return elements * stash_format.bits // 8 + elements // _group(node, stash_format) * per_group
+
+
+def round_trip(node: fx.Node, value: Tensor, stash_format: StashFormat) -> Tensor:
+    """What the backward reads in place of the forward's `value` of `node`."""
+    stored = _store(_compute, node, value, stash_format)
+    return _restore(_compute, node, stored, list(value.shape))  # type: ignore[no-any-return]
 
 
 def quantized_elements(joint: JointGraph) -> int:
     """Stash elements that one step quantizes."""
     return sum(val(node).numel() for node in joint.nodes if node.target == quadloom.quantize.default)
-
-
-def _worth_quantizing(saved: SavedTensor, stash_format: StashFormat) -> bool:
-    tensor = val(saved.node)
-    group = _group(saved.node, stash_format)
-    return tensor.dtype == torch.float32 and tensor.numel() >= SMALLEST_QUANTIZED and group >= 8 and group % 2 == 0
 
 
 def _group(node: fx.Node, stash_format: StashFormat) -> int:
@@ -78,34 +122,64 @@ def _quantize(graph: fx.Graph, node: fx.Node, stash_format: StashFormat) -> None
     position = {each: index for index, each in enumerate(graph.nodes)}
     readers = sorted((user for user in node.users if user.meta.get("phase") == "backward"), key=position.__getitem__)
     last_forward = max((user for user in (node, *node.users) if user not in readers), key=position.__getitem__)
-    # Softmax probabilities bunch near zero, where linear steps are coarse; their square roots spread out.
-    is_probability = node.target == aten._softmax.default
     with graph.inserting_after(last_forward):
         anchor = graph.call_function(aten.alias.default, (node,))
     with graph.inserting_before(anchor):
-        source = emit(graph, aten.sqrt.default, (node,), like=node) if is_probability else node
-        rows = emit(graph, aten.reshape.default, (source, [-1, _group(node, stash_format)]), like=node)
-        bound = 0.0 if is_probability else node.meta.get("lower_bound")
-        scale = emit(graph, quadloom.row_scale.default, (rows, stash_format.levels, bound), like=node)
-        stored = emit(graph, quadloom.quantize.default, (rows, scale), like=node)
-        if stash_format.bits == 4:
-            stored = emit(graph, quadloom.pack_int4.default, (stored,), like=node)
+        stored = _store(partial(emit, graph, like=node), node, node, stash_format)
     graph.erase_node(anchor)
     restored, restored_at = None, -SHARING_DISTANCE
     for reader in readers:
         if restored is None or position[reader] - restored_at > SHARING_DISTANCE:
             with graph.inserting_before(reader):
-                restored = _dequantize(graph, node, stored, scale, reader, is_probability)
+                restored = _restore(partial(emit, graph, like=reader), node, stored, batch_free_shape(node))
         restored_at = position[reader]
         reader.replace_input_with(node, restored)
 
 
-def _dequantize(
-    graph: fx.Graph, node: fx.Node, stored: fx.Node, scale: fx.Node, reader: fx.Node, is_probability: bool
-) -> fx.Node:
-    if val(stored).dtype == torch.uint8:
-        stored = emit(graph, quadloom.unpack_int4.default, (stored,), like=reader)
-        scale = emit(graph, aten.mul.Tensor, (scale, 1 / 16), like=reader)
-    rows = emit(graph, quadloom.dequantize.default, (stored, scale), like=reader)
-    tensor = emit(graph, aten.reshape.default, (rows, batch_free_shape(node)), like=reader)
-    return emit(graph, aten.mul.Tensor, (tensor, tensor), like=reader) if is_probability else tensor
+@dataclass(frozen=True)
+class _Stored:
+    """What waits; `zero` is None where the lower bound tells it. Nodes of a graph, or tensors."""
+
+    packed: Any
+    scale: Any
+    zero: Any
+    stash_format: StashFormat
+
+
+def _store(call: Call, node: fx.Node, value: Any, stash_format: StashFormat) -> _Stored:
+    # Softmax probabilities bunch near zero, where linear steps are coarse; their square roots spread out.
+    source = call(aten.sqrt.default, (value,)) if _is_probability(node) else value
+    rows = call(aten.reshape.default, (source, [-1, _group(node, stash_format)]))
+    bound = _lower_bound(node)
+    minimum = call(quadloom.row_minimum.default, (rows,)) if bound is None else None
+    scale = call(quadloom.row_scale.default, (rows, minimum, bound or 0.0, stash_format.levels))
+    zero = call(quadloom.zero_point.default, (scale, minimum, bound or 0.0, stash_format.levels))
+    packed = call(quadloom.quantize.default, (rows, scale, zero))
+    if stash_format.bits == 4:
+        packed = call(quadloom.pack_int4.default, (packed,))
+    return _Stored(packed, scale, zero if bound is None else None, stash_format)
+
+
+def _restore(call: Call, node: fx.Node, stored: _Stored, shape: list[int]) -> Any:
+    bound, zero = _lower_bound(node), stored.zero
+    if bound is not None:
+        zero = call(quadloom.zero_point.default, (stored.scale, None, bound, stored.stash_format.levels))
+    unpacked = stored.packed
+    if stored.stash_format.bits == 4:
+        unpacked = call(quadloom.unpack_int4.default, (stored.packed,))
+    rows = call(quadloom.dequantize.default, (unpacked, stored.scale, zero))
+    tensor = call(aten.reshape.default, (rows, shape))
+    return call(aten.mul.Tensor, (tensor, tensor)) if _is_probability(node) else tensor
+
+
+def _compute(target: Any, args: tuple[Any, ...]) -> Any:
+    return target(*args)
+
+
+def _is_probability(node: fx.Node) -> bool:
+    return node.target == aten._softmax.default
+
+
+def _lower_bound(node: fx.Node) -> float | None:
+    """What no value of a tensor, as it is stored, lies below; None if that is not known."""
+    return 0.0 if _is_probability(node) else node.meta.get("lower_bound")

@@ -56,4 +56,5 @@ def _store(graph: fx.Graph, weight: fx.Node, stored: Int8Weight) -> None:
         weight.meta[name], scale.meta[name] = mode.from_tensor(stored.values), mode.from_tensor(stored.scale)
     for reader in readers:
         with graph.inserting_before(reader):
-            reader.replace_input_with(weight, emit(graph, quadloom.dequantize.default, (weight, scale), like=reader))
+            copy = emit(graph, quadloom.dequantize.default, (weight, scale, None), like=reader)
+            reader.replace_input_with(weight, copy)

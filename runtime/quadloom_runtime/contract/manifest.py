@@ -221,11 +221,33 @@ class BatchSpec(Value):
     sequence_length: int = Field(ge=2, le=1_048_576)
 
 
-class StashSpec(Value):
-    """How a stash is quantized: bits per element and elements per scale."""
+class StashKind(Value):
+    """How one kind of stashed tensor, named by the weights and the operator that made it, is quantized in some layers.
 
+    `relative_l2` is the gradient error that it causes there alone, as predicted.
+    """
+
+    kind: Text
+    layers: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] = Field(max_length=10_000)
     bits: Literal[4, 8]
     group_size: int = Field(ge=1, le=1_048_576)
+    relative_l2: float = Field(ge=0)
+
+
+class StashSpec(Value):
+    """How a stash is quantized: bits per element and elements per scale.
+
+    Attributes:
+        bits: ``auto`` where each tensor has the fewest that an error budget allows.
+        group_size: of what `kinds` does not name.
+        error_budget: largest relative L2 of the LoRA gradients at the deepest member with all layers quantized.
+        kinds: what was chosen within the budget.
+    """
+
+    bits: Literal[4, 8, "auto"]
+    group_size: int = Field(ge=1, le=1_048_576)
+    error_budget: Annotated[float, Field(gt=0, lt=1)] | None = None
+    kinds: tuple[StashKind, ...] = Field(default=(), max_length=10_000)
 
 
 class FamilyManifest(Value):

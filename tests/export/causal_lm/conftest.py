@@ -18,7 +18,7 @@ from quadloom_export.graph import JointGraph
 from quadloom_export.lowering.onnx import input_specs, lower_to_onnx, output_specs, weight_tensors
 from quadloom_export.lowering.weights import WeightEntry, write_weights
 from quadloom_export.model import LoraModel, add_lora
-from quadloom_export.passes.quantize import StashFormat
+from quadloom_export.passes.quantize import StashFormat, StashFormats
 from quadloom_export.passes.weight_only import store_int8_weights
 from quadloom_export.pipeline import at_depth, at_quantization, made_lean
 from quadloom_export.trace import trace_evaluation, trace_training
@@ -146,7 +146,7 @@ class TinyLanguageModel:
 
 @cache
 def _member(tiny: TinyLanguageModel, depth: int, quantized_layers: int) -> JointGraph:
-    return at_quantization(at_depth(tiny.training, depth), quantized_layers, StashFormat(bits=8, group_size=16))
+    return at_quantization(at_depth(tiny.training, depth), quantized_layers, StashFormats(StashFormat(8, 16)))
 
 
 @cache

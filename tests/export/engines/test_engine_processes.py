@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from quadloom_export.lowering.executorch import lower_to_executorch
 from quadloom_export.model import add_lora
-from quadloom_export.passes.quantize import StashFormat
+from quadloom_export.passes.quantize import StashFormats
 from quadloom_export.pipeline import at_depth, at_quantization, evaluation_graph, training_graph
 from quadloom_runtime.engines.engine import Batch
 
@@ -56,7 +56,7 @@ def wide_opening(format_: Format, root: Any, quantized_layers: int) -> Opening:
     source = wide_source(root, f"wide-{type(format_).__name__}")
     graph = at_depth(source.training, LAYERS)
     if quantized_layers:
-        graph = at_quantization(graph, quantized_layers, StashFormat())
+        graph = at_quantization(graph, quantized_layers, StashFormats())
     return format_.training(source, graph, f"d{LAYERS:02d}-q{quantized_layers:02d}")
 
 
@@ -140,7 +140,7 @@ def test_an_executorch_step_grows_the_process_by_its_arena(tiny_root, quantized_
     format_.require()
     graph = at_depth(wide_source(tiny_root, "wide-ExecutorchFormat").training, LAYERS)
     if quantized_layers:
-        graph = at_quantization(graph, quantized_layers, StashFormat())
+        graph = at_quantization(graph, quantized_layers, StashFormats())
     arena_bytes = lower_to_executorch(graph).arena_bytes
     growth_bytes = run(format_, tiny_root, quantized_layers, MEASURE_GROWTH)
     assert arena_bytes < growth_bytes <= 1.03 * arena_bytes + 10 * MB

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from quadloom_runtime.cli import main
-from quadloom_runtime.contract.manifest import FamilyManifest
+from quadloom_runtime.contract.manifest import FamilyManifest, StashKind, StashSpec
 from quadloom_runtime.family_folder import save_manifest
 from quadloom_runtime.family_signature import write_signature
 from quadloom_runtime.keys import create_private_key, write_public_key
@@ -120,3 +120,22 @@ def test_a_family_key_is_asked_to_vouch_for_the_family(family: Family, tmp_path:
     (folder / "family.json.sig").write_bytes(signature)
     assert main(words) == 1
     assert "family.json is not one of it by the family key" in capsys.readouterr().err
+
+
+def test_chosen_bits_are_a_line_per_format(family: Family, capsys: Capture, tmp_path: Path) -> None:
+    kinds = [("query permute", (0, 1, 2, 5), 4, 0.012), ("gelu", (3,), 8, 0.001), ("softmax", (0, 1), 4, 0.02)]
+    stash = StashSpec(
+        bits="auto",
+        group_size=64,
+        error_budget=0.05,
+        kinds=tuple(
+            StashKind(kind=kind, layers=layers, bits=bits, group_size=64, relative_l2=error)  # type: ignore[arg-type]
+            for kind, layers, bits, error in kinds
+        ),
+    )
+    save_manifest(tmp_path, family[1].model_copy(update={"stash": stash}))
+    assert main(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "INT8 and INT4 within 5 % gradient error" in shown
+    assert "INT4 in groups of 64: query permute [0-2,5] 1.2 %; softmax [0-1] 2 %" in shown
+    assert "INT8 in groups of 64: gelu [3] 0.1 %" in shown
