@@ -34,6 +34,8 @@ def draw_chart(frontier: Frontier, path: Path) -> None:
         axes.set_xlabel("step time against PyTorch eager + PEFT with default malloc (log)")
         axes.set_ylabel("step peak, MB, weights excluded")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_ylim(bottom=0)
         axes.set_title(frontier.setting, fontsize="small")
         axes.grid(alpha=0.3)
