@@ -6,7 +6,6 @@ import subprocess
 import sys
 from typing import Self
 
-from quadloom_benchmarks.families import BenchmarkFamily
 from quadloom_benchmarks.series import Series
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.errors import QuadloomError
@@ -18,17 +17,32 @@ nearly twice the memory. With the threshold fixed, large buffers go back when fr
 
 
 class Contender:
-    """A worker process that runs one training step whenever asked."""
+    """A worker process that runs one training step whenever asked; it lives in the ``with`` block.
 
-    def __init__(self, name: str, arguments: list[str], *, environment: dict[str, str] | None = None) -> None:
-        self.name = name
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "quadloom_benchmarks.worker", *arguments],
-            env=os.environ | ONE_THREAD | (environment or {}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    Args:
+        method, variant: how it trains, and which of several ways to do that.
+        arguments: the worker's.
+        python: the interpreter that has the method's packages.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        variant: str,
+        arguments: list[str],
+        *,
+        environment: dict[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        self.method = method
+        self.variant = variant
+        self._command = [python, "-m", "quadloom_benchmarks.worker", *arguments]
+        self._environment = os.environ | ONE_THREAD | (environment or {})
+
+    @property
+    def name(self) -> str:
+        """Name of its row."""
+        return f"{self.method}, {self.variant}"
 
     def step(self) -> dict[str, float]:
         """One step: ``cpu_s`` of this step and ``peak_bytes`` beyond the idle process so far."""
@@ -45,6 +59,9 @@ class Contender:
         return dict(json.loads(line))
 
     def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,11 +73,4 @@ class Contender:
 def member_contender(series: Series, key: MemberKey) -> Contender:
     """A member in its engine."""
     member = f"{key.depth},{key.quantized_layers}"
-    return Contender(series.label(key), ["member", str(series.family.folder), member, key.format])
-
-
-def eager_contender(family: BenchmarkFamily, *, returning_malloc: bool) -> Contender:
-    """PyTorch eager + PEFT, training every layer's adapters."""
-    name = "PyTorch eager + PEFT, " + ("buffers returned when freed" if returning_malloc else "default malloc")
-    environment = RETURNING_MALLOC if returning_malloc else {}
-    return Contender(name, ["eager", str(family.folder), str(family.model)], environment=environment)
+    return Contender(series.name, key.stem, ["member", str(series.family.folder), member, key.format])

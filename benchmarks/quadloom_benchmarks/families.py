@@ -15,17 +15,27 @@ VOCABULARY = 30522
 
 @dataclass(frozen=True)
 class BenchmarkFamily:
-    """A family folder, its manifest, and the model folder it was exported from."""
+    """A family folder, its manifest, and the model that it was exported from."""
 
     folder: Path
     manifest: FamilyManifest
-    model: Path
+    model: str
 
     @classmethod
     def load(cls, folder: Path) -> "BenchmarkFamily":
         """An exported family whose model still lies where it was exported from."""
         manifest = load_manifest(folder)
-        return cls(folder, manifest, Path(manifest.model.source))
+        return cls(folder, manifest, manifest.model.source)
+
+    @property
+    def shape(self) -> str:
+        """What a step's memory and time depend on, for headings."""
+        batch, names = self.manifest.batch, self.manifest.lora.target_modules
+        targets = sorted({name.rsplit(".", 1)[-1] for name in names})
+        return (
+            f"batch {batch.batch_size}, sequence {batch.sequence_length}, {self.manifest.model.layers} layers, "
+            f"LoRA on {', '.join(targets)}"
+        )
 
 
 def parse_members(text: str) -> tuple[MemberKey, ...]:
@@ -47,11 +57,13 @@ def export_random_family(
     layers: int,
     batch_size: int,
     sequence_length: int,
+    target_modules: tuple[str, ...],
     members: tuple[MemberKey, ...],
     member_format: Format,
     executorch_backend: ExecutorchBackend | None,
+    recompute: float,
 ) -> BenchmarkFamily:
-    """Export (once) a random model of MiniLM's shape into `work`, in one format."""
+    """Export (once) a random model of MiniLM's shape into `work`, in one format and at one recompute share."""
     from quadloom_export.family import export_family
     from quadloom_export.settings import FamilySettings
 
@@ -66,11 +78,18 @@ def export_random_family(
         executorch_backend=executorch_backend or "xnnpack",
         batch_size=batch_size,
         sequence_length=sequence_length,
+        target_modules=target_modules,
+        recompute=recompute,
     )
+    point = f"recompute-{recompute:g}" if recompute else None
     label = "-".join(f"{key.depth}.{key.quantized_layers}" for key in members)
-    out = work / name / "-".join(filter(None, ("family", member_format, executorch_backend, label)))
+    out = (
+        work
+        / name
+        / "-".join(filter(None, ("family", member_format, executorch_backend, *target_modules, point, label)))
+    )
     manifest = export_family(str(model), out, settings, replace=True)
-    return BenchmarkFamily(out, manifest, model)
+    return BenchmarkFamily(out, manifest, str(model))
 
 
 def write_random_model(folder: Path, *, layers: int) -> None:

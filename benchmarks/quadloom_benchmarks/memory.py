@@ -1,25 +1,24 @@
 """`quadloom bench memory`: step peak per member against the plan and against PyTorch eager + PEFT."""
 
-from quadloom_benchmarks.contender import Contender, eager_contender, member_contender
+from quadloom_benchmarks.contender import Contender, member_contender
+from quadloom_benchmarks.rivals.contenders import pytorch_contender
 from quadloom_benchmarks.series import Series
 
 
 def report_memory(compared: list[Series], *, steps: int) -> None:
     """Measure and print the table."""
     family = compared[0].family
-    batch = family.manifest.batch
     print(
         f"step peak beyond the loaded, idle process (anonymous memory, weights excluded); fresh process per row, "
-        f"largest of {steps} steps, 1 thread, batch {batch.batch_size}, sequence {batch.sequence_length}, "
-        f"{family.manifest.model.layers} layers"
+        f"largest of {steps} steps, 1 thread, {family.shape}"
     )
     reference = 0
     for returning in (False, True):
-        eager = eager_contender(family, returning_malloc=returning)
+        eager = pytorch_contender(family, returning=returning)
         reference = _peak_bytes(eager, steps)
         print(f"{eager.name}: {reference / 1e6:.1f} MB")
     print(
-        f"{'member':>28} {'planned MB':>11} {'measured MB':>12} {'off':>7} "
+        f"{'member':>40} {'planned MB':>11} {'measured MB':>12} {'off':>7} "
         f"{'against own q=0':>16} {'against PyTorch (buffers returned)':>35}"
     )
     for series in compared:
@@ -31,17 +30,18 @@ def _report_series(series: Series, reference: int, *, steps: int) -> None:
     unquantized: dict[int, int] = {}
     worst = 0.0
     for key in series.keys:
-        measured = _peak_bytes(member_contender(series, key), steps)
+        contender = member_contender(series, key)
+        measured = _peak_bytes(contender, steps)
         if key.quantized_layers == 0:
             unquantized[key.depth] = measured
         off = measured / planned[key] - 1
         worst = max(worst, abs(off))
         own = f"{100 * (measured / unquantized[key.depth] - 1):+.1f} %" if key.depth in unquantized else "-"
         print(
-            f"{series.label(key):>28} {planned[key] / 1e6:11.1f} {measured / 1e6:12.1f} {100 * off:+6.1f}% "
+            f"{contender.name:>40} {planned[key] / 1e6:11.1f} {measured / 1e6:12.1f} {100 * off:+6.1f}% "
             f"{own:>16} {100 * (measured / reference - 1):+33.1f} %"
         )
-    print(f"{series.kind.name}: worst difference between planned and measured {100 * worst:.1f} %")
+    print(f"{series.name}: worst difference between planned and measured {100 * worst:.1f} %")
 
 
 def _peak_bytes(contender: Contender, steps: int) -> int:

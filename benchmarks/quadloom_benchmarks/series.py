@@ -1,4 +1,4 @@
-"""What a benchmark compares: the members of one format, ExecuTorch's once per backend."""
+"""What a benchmark compares: the members of one format at one recompute share, ExecuTorch's once per backend."""
 
 import argparse
 from collections.abc import Iterator
@@ -28,15 +28,23 @@ KINDS = (Kind("onnx"), Kind("executorch", "portable"), Kind("executorch", "xnnpa
 
 @dataclass(frozen=True)
 class Series:
-    """The members of one kind in the family that holds them."""
+    """The members of one kind in the family that holds them.
+
+    Attributes:
+        point: what sets the family apart from others of the same model, empty if nothing does.
+        plain: whether the others of its kind are compared with its unquantized members.
+    """
 
     kind: Kind
     family: BenchmarkFamily
     keys: tuple[MemberKey, ...]
+    point: str = ""
+    plain: bool = True
 
-    def label(self, key: MemberKey) -> str:
-        """Name of a row."""
-        return f"{self.kind.name} {key.stem}"
+    @property
+    def name(self) -> str:
+        """As in the tables."""
+        return f"{self.kind.name}, {self.point}" if self.point else self.kind.name
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:
@@ -52,14 +60,32 @@ def parse_kinds(text: str) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind.format in wanted)
 
 
-def open_series(arguments: argparse.Namespace) -> list[Series]:
-    """Load the family of `arguments`, or export one per kind; a kind that cannot run here is said so and left out.
+def parse_shares(text: str) -> tuple[float, ...]:
+    """``"0,0.03"`` -> (0.0, 0.03).
 
     Raises:
-        QuadloomError: none can run.
+        QuadloomError: not a list of numbers from 0 to 1.
     """
-    kinds, members = parse_kinds(arguments.formats), parse_members(arguments.members)
-    found = list(_of_family(arguments, members) if arguments.family else _of_shape(arguments, kinds, members))
+    try:
+        shares = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise QuadloomError(f"--recompute {text!r}", remedy="write shares from 0 to 1, e.g. 0,0.03,0.4")
+    return shares
+
+
+def open_series(arguments: argparse.Namespace) -> list[Series]:
+    """Load the families of `arguments`, or export one per kind and recompute share.
+
+    A kind that cannot run here is said so and left out.
+
+    Raises:
+        QuadloomError: none can run, or the families are not of one model and batch shape.
+    """
+    members = parse_members(arguments.members)
+    kinds = tuple(kind for kind in parse_kinds(arguments.formats) if _can_run(kind))
+    found = list(_of_families(arguments, kinds, members) if arguments.family else _of_shape(arguments, kinds, members))
     if not found:
         raise QuadloomError("nothing to measure", remedy="install the extra of a format, e.g. quadloom[executorch]")
     return found
@@ -69,29 +95,42 @@ def _of_shape(
     arguments: argparse.Namespace, kinds: tuple[Kind, ...], members: tuple[MemberKey, ...]
 ) -> Iterator[Series]:
     for kind in kinds:
-        if _can_run(kind):
+        for share in parse_shares(arguments.recompute):
             family = export_random_family(
                 work=arguments.work,
                 layers=arguments.layers,
                 batch_size=arguments.batch_size,
                 sequence_length=arguments.sequence_length,
+                target_modules=tuple(arguments.target_modules.split(",")),
                 members=members,
                 member_format=kind.format,
                 executorch_backend=kind.backend,
+                recompute=share,
             )
-            yield _series(kind, family, members)
+            yield Series(
+                kind, family, _of_kind(members, kind), f"recompute {share:g}" if share else "", plain=not share
+            )
 
 
-def _of_family(arguments: argparse.Namespace, members: tuple[MemberKey, ...]) -> Iterator[Series]:
-    family = BenchmarkFamily.load(arguments.family)
-    for spec in family.manifest.formats:
-        kind = Kind(spec.format, spec.backend)
-        if kind in parse_kinds(arguments.formats) and _can_run(kind):
-            yield _series(kind, family, members)
+def _of_families(
+    arguments: argparse.Namespace, kinds: tuple[Kind, ...], members: tuple[MemberKey, ...]
+) -> Iterator[Series]:
+    families = [BenchmarkFamily.load(folder) for folder in arguments.family]
+    for family in families:
+        if (family.model, family.shape) != (families[0].model, families[0].shape):
+            raise QuadloomError(
+                f"{family.folder} and {families[0].folder} differ in model, batch or LoRA: no rival stands for both",
+                remedy="name families that differ in --recompute, --bits, --row-chunks and the like",
+            )
+        for spec in family.manifest.formats:
+            kind = Kind(spec.format, spec.backend)
+            if kind in kinds:
+                point = "" if len(families) == 1 else family.folder.name
+                yield Series(kind, family, _of_kind(members, kind), point, plain=family is families[0])
 
 
-def _series(kind: Kind, family: BenchmarkFamily, members: tuple[MemberKey, ...]) -> Series:
-    return Series(kind, family, tuple(key.model_copy(update={"format": kind.format}) for key in members))
+def _of_kind(members: tuple[MemberKey, ...], kind: Kind) -> tuple[MemberKey, ...]:
+    return tuple(key.model_copy(update={"format": kind.format}) for key in members)
 
 
 def _can_run(kind: Kind) -> bool:

@@ -1,8 +1,8 @@
 """One contender in a process of its own, so that neither allocator nor libraries of another disturb it.
 
-``python -m quadloom_benchmarks.worker member FOLDER D,Q [FORMAT]`` runs a member in the engine of its format (for ONNX,
-torch is never imported), ``... eager FOLDER MODEL`` runs PyTorch eager + PEFT on the same batch. For every line on
-standard input it makes one training step and answers with one JSON object.
+``python -m quadloom_benchmarks.worker KIND FOLDER ...`` loads what KIND needs and nothing else, on the family in FOLDER
+and always the same batch: for a member on ONNX, torch is never imported. For every line on standard input it makes one
+training step and answers with one JSON object.
 """
 
 import json
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from safetensors.numpy import load_file
 
 from quadloom_benchmarks.families import parse_members, random_batch
@@ -20,11 +19,13 @@ from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.family_folder import load_manifest
 from quadloom_runtime.memory import StepMemoryMeter
 
+Step = Callable[[], object]
+
 
 def main() -> None:
     """Run a step per line of input."""
     kind, folder, *what = sys.argv[1:]
-    step = member_step(Path(folder), *what) if kind == "member" else eager_step(Path(folder), Path(what[0]))
+    step = OPENERS[kind](Path(folder), *what)
     meter = StepMemoryMeter()
     for _ in sys.stdin:
         with meter:
@@ -34,7 +35,7 @@ def main() -> None:
         print(json.dumps({"cpu_s": cpu_s, "peak_bytes": meter.peak_bytes}), flush=True)
 
 
-def member_step(folder: Path, member: str, member_format: str = "onnx") -> Callable[[], object]:
+def member_step(folder: Path, member: str, member_format: str) -> Step:
     """A step of a member in its engine, one thread."""
     manifest = load_manifest(folder)
     (key,) = parse_members(member)
@@ -45,34 +46,33 @@ def member_step(folder: Path, member: str, member_format: str = "onnx") -> Calla
     return lambda: engine.step(parameters, batch)
 
 
-def eager_step(folder: Path, model: Path) -> Callable[[], object]:
-    """A step of PyTorch eager + PEFT with the family's adapter, one thread, dropout off."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+def pytorch_step(folder: Path, model: str, *checkpointing: str) -> Step:
+    """A step of PyTorch + PEFT."""
+    from quadloom_benchmarks.rivals.pytorch import PyTorchRival
 
-    from quadloom_export.pretrained import source_arguments
+    return PyTorchRival(folder, model, checkpointing=bool(checkpointing)).step
 
-    torch.set_num_threads(1)
-    manifest = load_manifest(folder)
-    source = source_arguments(str(model))
-    if manifest.task.num_labels is None:
-        base = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    else:
-        base = AutoModelForSequenceClassification.from_pretrained(**source, num_labels=manifest.task.num_labels)
-    tuned = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True).eval()
-    batch = random_batch(manifest)
-    inputs = {
-        "input_ids": torch.from_numpy(batch.input_ids),
-        "attention_mask": torch.from_numpy(batch.attention_mask),
-        "labels": torch.from_numpy(np.asarray(batch.labels)),
-    }
 
-    def step() -> None:
-        tuned.zero_grad()
-        tuned(**inputs).loss.backward()
+def executorch_step(folder: Path, program: str) -> Step:
+    """A step of ExecuTorch's training module."""
+    from quadloom_benchmarks.rivals.executorch_training import ExecutorchTrainingRival
 
-    return step
+    return ExecutorchTrainingRival(folder, Path(program)).step
+
+
+def ort_artifacts_step(folder: Path, artifacts: str, *lean: str) -> Step:
+    """A step of onnxruntime-training's module."""
+    from quadloom_benchmarks.rivals.ort_artifacts import OrtArtifactsRival
+
+    return OrtArtifactsRival(folder, Path(artifacts), lean=bool(lean)).step
+
+
+OPENERS: dict[str, Callable[..., Step]] = {
+    "member": member_step,
+    "pytorch": pytorch_step,
+    "executorch-training": executorch_step,
+    "ort-artifacts": ort_artifacts_step,
+}
 
 
 if __name__ == "__main__":

@@ -7,11 +7,19 @@ import pytest
 
 from quadloom_benchmarks import series
 from quadloom_benchmarks.families import BenchmarkFamily
-from quadloom_benchmarks.series import KINDS, Kind, open_series, parse_kinds
+from quadloom_benchmarks.series import KINDS, Kind, open_series, parse_kinds, parse_shares
 from quadloom_runtime.errors import QuadloomError
 
 ARGUMENTS = argparse.Namespace(
-    family=None, formats="all", members="2,0 2,2", work=Path("work"), layers=2, batch_size=4, sequence_length=8
+    family=None,
+    formats="all",
+    members="2,0 2,2",
+    work=Path("work"),
+    layers=2,
+    batch_size=4,
+    sequence_length=8,
+    target_modules="query,value",
+    recompute="0",
 )
 
 
@@ -35,23 +43,55 @@ def test_a_format_that_cannot_run_here_is_named_and_left_out(monkeypatch, capsys
 
     def export(**settings) -> BenchmarkFamily:
         exported.append(Kind(settings["member_format"], settings["executorch_backend"]))
-        return BenchmarkFamily(Path("family"), None, Path("model"))  # type: ignore[arg-type]
+        return BenchmarkFamily(Path("family"), None, "model")  # type: ignore[arg-type]
 
     monkeypatch.setattr(series, "export_random_family", export)
     monkeypatch.setattr(series, "installed_formats", lambda: ("executorch",))
     compared = open_series(ARGUMENTS)
     assert exported == [Kind("executorch", "portable"), Kind("executorch", "xnnpack")]
-    assert [each.label(key) for each in compared for key in each.keys] == [
-        "executorch portable d02-q00",
-        "executorch portable d02-q02",
-        "executorch xnnpack d02-q00",
-        "executorch xnnpack d02-q02",
+    assert [(each.name, key.stem) for each in compared for key in each.keys] == [
+        ("executorch portable", "d02-q00"),
+        ("executorch portable", "d02-q02"),
+        ("executorch xnnpack", "d02-q00"),
+        ("executorch xnnpack", "d02-q02"),
     ]
     assert all(key.format == "executorch" for each in compared for key in each.keys)
     assert capsys.readouterr().out.splitlines() == [
         "onnx: not measured, quadloom[onnx] is not installed here",
         "ort-training: not measured, quadloom[ort-training] is not installed here",
     ]
+
+
+def test_every_recompute_share_is_a_series_and_only_none_is_plain(monkeypatch):
+    exported: list[float] = []
+
+    def export(**settings) -> BenchmarkFamily:
+        exported.append(settings["recompute"])
+        return BenchmarkFamily(Path("family"), None, "model")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(series, "export_random_family", export)
+    monkeypatch.setattr(series, "installed_formats", lambda: ("onnx",))
+    arguments = argparse.Namespace(**(vars(ARGUMENTS) | {"recompute": "0.03,0"}))
+    compared = open_series(arguments)
+    assert exported == [0.03, 0.0]
+    assert [(each.name, each.plain) for each in compared] == [("onnx, recompute 0.03", False), ("onnx", True)]
+
+
+@pytest.mark.parametrize("text", ["", "a", "0;1", "2", "-0.1", "nan"])
+def test_a_recompute_share_is_from_0_to_1(text):
+    with pytest.raises(QuadloomError, match="--recompute"):
+        parse_shares(text)
+
+
+def test_exported_families_are_series_named_by_their_folders_and_must_be_of_one_model(make_family):
+    folder = make_family("sequence-classification").folder
+    named = {"formats": "onnx", "members": "2,0"}
+    twice = argparse.Namespace(**(vars(ARGUMENTS) | named | {"family": [folder, folder]}))
+    assert [(each.name, each.plain) for each in open_series(twice)] == [("onnx, family", True), ("onnx, family", False)]
+    other = make_family("causal-lm").folder
+    mixed = argparse.Namespace(**(vars(ARGUMENTS) | named | {"family": [folder, other]}))
+    with pytest.raises(QuadloomError, match="differ in model"):
+        open_series(mixed)
 
 
 def test_without_any_engine_there_is_nothing_to_measure(monkeypatch):

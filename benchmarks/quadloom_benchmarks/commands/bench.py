@@ -11,9 +11,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     memory = kinds.add_parser("memory", help="step peak per member in fresh processes, against PyTorch eager + PEFT")
     step = kinds.add_parser("step", help="CPU time per step, interleaved with PyTorch eager + PEFT")
-    for each in (memory, step):
+    frontier = kinds.add_parser("frontier", help="both in one table, also against what a user would pick instead")
+    for each in (memory, step, frontier):
         each.add_argument(
-            "--family", type=Path, help="an exported family; default: the 12-layer MiniLM shape, random weights"
+            "--family",
+            type=Path,
+            nargs="+",
+            metavar="DIR",
+            help="exported families of one model; default: the 12-layer MiniLM shape, random weights",
         )
         each.add_argument("--members", default="12,0 12,4 12,8 12,12", metavar='"D,Q ..."', help="members to measure")
         each.add_argument(
@@ -22,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--layers", type=int, default=12)
         each.add_argument("--batch-size", type=int, default=16)
         each.add_argument("--sequence-length", type=int, default=64)
+        each.add_argument("--target-modules", default="query,value", metavar="NAMES", help="or all-linear")
+        each.add_argument("--recompute", default="0", metavar="SHARES", help="e.g. 0,0.03,0.4: a family for each")
         each.add_argument(
             "--work", type=Path, default=Path("build/bench"), help="folder for the benchmark's own family"
         )
@@ -29,7 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--devices", default="10 100 1000", metavar='"N ..."', help="sizes of the fleets")
     server.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for family and state")
     memory.add_argument("--steps", type=int, default=3, help="steps per process; the largest peak counts")
-    step.add_argument("--rounds", type=int, default=15, help="interleaved rounds; medians are printed")
+    for each in (step, frontier):
+        each.add_argument("--rounds", type=int, default=15, help="interleaved rounds; medians are printed")
+    frontier.add_argument(
+        "--ort-training-python",
+        type=Path,
+        metavar="PATH",
+        help="has quadloom[ort-training]; without it onnxruntime-training's own artifacts are left out",
+    )
+    frontier.add_argument("--json", type=Path, metavar="FILE", help="also save what was measured")
+    frontier.add_argument("--from-json", type=Path, metavar="FILE", help="measure nothing, show what --json saved")
+    frontier.add_argument("--chart", type=Path, metavar="FILE.svg", help="also draw memory against step time")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         report_server(parse_fleet_sizes(arguments.devices), work=arguments.work)
         return 0
+    if arguments.benchmark == "frontier":
+        return _run_frontier(arguments)
     from quadloom_benchmarks.series import open_series
 
     compared = open_series(arguments)
@@ -50,4 +69,26 @@ def run(arguments: argparse.Namespace) -> int:
         from quadloom_benchmarks.step import report_step_times
 
         report_step_times(compared, rounds=arguments.rounds)
+    return 0
+
+
+def _run_frontier(arguments: argparse.Namespace) -> int:
+    from quadloom_benchmarks.chart import draw_chart
+    from quadloom_benchmarks.frontier import load_frontier, measure_frontier, save_frontier, table
+    from quadloom_benchmarks.series import open_series
+
+    if arguments.from_json is not None:
+        found = load_frontier(arguments.from_json)
+    else:
+        found = measure_frontier(
+            open_series(arguments),
+            rounds=arguments.rounds,
+            work=arguments.work,
+            ort_training_python=arguments.ort_training_python,
+        )
+    print(table(found))
+    if arguments.json is not None:
+        save_frontier(found, arguments.json)
+    if arguments.chart is not None:
+        draw_chart(found, arguments.chart)
     return 0

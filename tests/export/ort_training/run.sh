@@ -17,4 +17,4 @@ if [ ! -e "$stamp" ] || [ "$constraints" -nt "$stamp" ] || [ "$root/constraints.
     touch "$stamp"
 fi
 cd "$root"
-exec "$environment/bin/python" -m pytest -q tests/export/ort_training tests/export/engines "$@"
+exec "$environment/bin/python" -m pytest -q tests/export/ort_training tests/export/engines tests/benchmarks/rivals "$@"

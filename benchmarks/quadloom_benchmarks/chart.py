@@ -1,0 +1,53 @@
+"""The frontier as a chart: memory against step time, one curve per method."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quadloom_benchmarks.frontier import Frontier, Row
+from quadloom_runtime.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIZE_INCHES = (9.0, 6.0)
+MARKERS = "osD^vP*X"
+LABEL_SIZE = 7
+
+
+def draw_chart(frontier: Frontier, path: Path) -> None:
+    """Write the chart as SVG; equal figures give equal files.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise MissingExtraError(package="matplotlib", extra="chart") from None
+    with matplotlib.rc_context({"svg.hashsalt": "quadloom", "svg.fonttype": "none"}):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        for index, method in enumerate(dict.fromkeys(row.method for row in frontier.rows)):
+            rows = [row for row in frontier.rows if row.method == method]
+            _draw_curve(axes, frontier, rows, marker=MARKERS[index % len(MARKERS)])
+        axes.set_xlabel("step time against PyTorch eager + PEFT with default malloc (log)")
+        axes.set_ylabel("step peak, MB, weights excluded")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.set_ylim(bottom=0)
+        axes.set_title(frontier.setting, fontsize="small")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw_curve(axes: "Axes", frontier: Frontier, rows: list[Row], *, marker: str) -> None:
+    """A method's rows in their order, each with the name of its variant beside it."""
+    times = [frontier.time_ratio(row, 0) for row in rows]
+    peaks = [row.peak_bytes / 1e6 for row in rows]
+    axes.plot(times, peaks, marker=marker, label=rows[0].method)
+    for row, time, peak in zip(rows, times, peaks, strict=True):
+        axes.annotate(row.variant, (time, peak), textcoords="offset points", xytext=(5, 4), fontsize=LABEL_SIZE)

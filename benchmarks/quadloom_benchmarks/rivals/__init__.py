@@ -1,0 +1,1 @@
+"""What a user would pick instead of a member, each made the way its own documentation makes it."""

@@ -1,0 +1,70 @@
+"""Tiny exported families whose adapters have moved: a fresh adapter's B is zero, which hides the gradient of A."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from tests.export.conftest import word_piece_tokenizer
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from quadloom_benchmarks.families import BenchmarkFamily
+from quadloom_export.family import export_family
+from quadloom_export.settings import FamilySettings
+
+SIZES = {
+    "vocab_size": 1000,  # the random batch draws from as many
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+MODELS = {
+    "sequence-classification": lambda: BertForSequenceClassification(BertConfig(**SIZES)),
+    "causal-lm": lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **SIZES)),
+}
+
+
+@pytest.fixture(scope="session")
+def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BenchmarkFamily]:
+    """``make_family("causal-lm")``, each made once: d02-q00 and d02-q02 for ONNX, LoRA on every linear module."""
+
+    @cache
+    def make(task: str) -> BenchmarkFamily:
+        root = tmp_path_factory.mktemp(task)
+        torch.manual_seed(0)
+        MODELS[task]().save_pretrained(root / "model")
+        word_piece_tokenizer().save_pretrained(root / "model")
+        settings = FamilySettings(
+            task=task,  # type: ignore[arg-type]
+            depths=(2,),
+            quantized=(0, 2),
+            target_modules=("all-linear",),
+            batch_size=4,
+            sequence_length=16,
+        )
+        export_family(str(root / "model"), root / "family", settings)
+        _move_adapter(root / "family/adapter/adapter_model.safetensors")
+        return BenchmarkFamily.load(root / "family")
+
+    return make
+
+
+@pytest.fixture(params=list(MODELS))
+def family(request: pytest.FixtureRequest, make_family: Callable[[str], BenchmarkFamily]) -> BenchmarkFamily:
+    """One of every task."""
+    return make_family(request.param)
+
+
+def _move_adapter(path: Path) -> None:
+    generator = np.random.default_rng(0)
+    moved = {
+        name: (value + 0.05 * generator.standard_normal(value.shape)).astype(np.float32)
+        for name, value in load_file(path).items()
+    }
+    save_file(moved, path)

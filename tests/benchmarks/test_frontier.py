@@ -1,0 +1,74 @@
+"""The table of memory and time against what a user would pick instead."""
+
+import json
+
+import pytest
+
+from quadloom_benchmarks import frontier
+from quadloom_benchmarks.frontier import Frontier, Row, load_frontier, measure_frontier, save_frontier, table
+from quadloom_benchmarks.series import Kind, Series
+from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_runtime.errors import QuadloomError
+
+MEASURED = Frontier(
+    setting="batch 4",
+    rows=(
+        Row(method="PyTorch", variant="kept", peak_bytes=400_000_000, seconds=(1.0, 2.0, 1.0)),
+        Row(method="PyTorch", variant="returned", peak_bytes=200_000_000, seconds=(2.0, 4.0, 2.0)),
+        Row(
+            method="onnx",
+            variant="d02-q00",
+            peak_bytes=100_000_000,
+            seconds=(1.5, 3.0, 9.0),
+            planned_bytes=99_000_000,
+            gradient_error=0.0,
+            unquantized=2,
+        ),
+        Row(
+            method="onnx",
+            variant="d02-q02",
+            peak_bytes=40_000_000,
+            seconds=(1.0, 2.0, 1.0),
+            planned_bytes=39_000_000,
+            gradient_error=0.0042,
+            unquantized=2,
+        ),
+    ),
+)
+
+
+def test_a_row_has_peaks_plan_ratios_and_error():
+    lines = [line.split() for line in table(MEASURED).splitlines()]
+    assert lines[3][-5:] == ["400.0", "1.00", "2.00", "1.00", "0.50"]
+    assert lines[5][-8:] == ["100.0", "99.0", "1.00", "0.25", "0.50", "1.50", "0.75", "0.00"]
+    assert lines[6][-8:] == ["40.0", "39.0", "0.40", "0.10", "0.20", "1.00", "0.50", "0.42"]
+
+
+def test_what_was_measured_can_be_saved_and_read(tmp_path):
+    save_frontier(MEASURED, tmp_path / "new/found.json")
+    assert load_frontier(tmp_path / "new/found.json") == MEASURED
+
+
+@pytest.mark.parametrize("content", ["", "{", json.dumps({"setting": "none"})])
+def test_another_file_is_refused(tmp_path, content):
+    (tmp_path / "found.json").write_text(content)
+    with pytest.raises(QuadloomError, match="--json"):
+        load_frontier(tmp_path / "found.json")
+
+
+def test_real_steps_are_measured_and_members_compared_with_the_plain_one(monkeypatch, make_family, tmp_path):
+    monkeypatch.setattr(frontier, "rival_contenders", lambda *_, **__: [])
+    family = make_family("sequence-classification")
+    keys = (MemberKey(depth=2, quantized_layers=0), MemberKey(depth=2, quantized_layers=2))
+    plain = Series(Kind("onnx"), family, keys)
+    lean = Series(Kind("onnx"), family, keys, point="recompute 0.4", plain=False)
+    found = measure_frontier([lean, plain], rounds=1, work=tmp_path, ort_training_python=None)
+    assert [(row.method, row.variant) for row in found.rows[2:]] == [
+        ("onnx, recompute 0.4", "d02-q00"),
+        ("onnx, recompute 0.4", "d02-q02"),
+        ("onnx", "d02-q00"),
+        ("onnx", "d02-q02"),
+    ]
+    assert [row.unquantized for row in found.rows] == [None, None, 4, 4, 4, 4]
+    assert all(row.peak_bytes > 0 and len(row.seconds) == 1 for row in found.rows)
+    assert found.rows[5].planned_bytes == family.manifest.members[1].planned_peak_bytes
