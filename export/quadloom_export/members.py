@@ -100,5 +100,5 @@ def _export_member(
         gradient_error=error,
         inputs=files.inputs,
         outputs=files.outputs,
-        peak_items=plan_memory(graph, in_place=key.format == "onnx").items,
+        peak_items=plan_memory(graph, in_place=key.format != "ort-training").items,
     )

@@ -58,7 +58,7 @@ def test_the_arena_in_the_file_is_the_plan_and_close_to_what_is_alive_at_once(be
     (method,) = program_of(member).execution_plan
     assert method.non_const_buffer_sizes == [0, member.arena_bytes]
     assert member.arena_lower_bound_bytes <= member.arena_bytes <= 1.01 * member.arena_lower_bound_bytes
-    plan = plan_memory(bert.member(LAYERS, quantized_layers), in_place=False)
+    plan = plan_memory(bert.member(LAYERS, quantized_layers))
     # The other plan knows neither ExecuTorch nor what the lowering expands quantization to: zero points as float32,
     # which is a share of a tensor in groups as small as these.
     assert member.arena_bytes == pytest.approx(plan.peak_bytes, rel=0.02)

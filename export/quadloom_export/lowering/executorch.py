@@ -5,6 +5,7 @@ the graph's outputs out, all at the family's batch size. Frozen tensors lie in `
 """
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from torch.export import ExportedProgram
 from quadloom_export.graph import JointGraph, emit, evaluate, remove_dead, shape_of, val
 from quadloom_export.lowering.arena import Tenancy, lower_bound_bytes, plan_arena
 from quadloom_export.lowering.executorch_edge import to_edge_dialect
+from quadloom_export.lowering.executorch_in_place import overwritten
 from quadloom_export.lowering.executorch_kernels import Kernels, PortableKernels, run_on_shapes
 from quadloom_export.lowering.executorch_operators import translations
 from quadloom_runtime.contract.manifest import ExecutorchBackend, TensorSpec
@@ -121,12 +123,23 @@ class ArenaPlanner:
 
     def __call__(self, alignment: int, specs: Any, graph_module: Any, graph_signature: Any, padding: int) -> list[int]:  # noqa: ARG002
         """Sizes of the runtime's buffers; the first is reserved for constants."""
-        tensors = list(specs)
-        tenancies = [Tenancy(spec.lifetime[0], spec.lifetime[1], spec.realign(alignment)) for spec in tensors]
+        over = overwritten(graph_module)
+        places: dict[int, list[Any]] = defaultdict(list)
+        for spec in specs:
+            places[id(over.get(id(spec), spec))].append(spec)
+        tenancies = [
+            Tenancy(
+                min(spec.lifetime[0] for spec in tenants),
+                max(spec.lifetime[1] for spec in tenants),
+                tenants[0].realign(alignment),
+            )
+            for tenants in places.values()
+        ]
         self.lower_bound_bytes = lower_bound_bytes(tenancies)
         arena = plan_arena(tenancies)
-        for spec, offset in zip(tensors, arena.offsets, strict=True):
-            spec.mem_id, spec.mem_obj_id, spec.mem_offset = 1, 1, offset
+        for tenants, offset in zip(places.values(), arena.offsets, strict=True):
+            for spec in tenants:
+                spec.mem_id, spec.mem_obj_id, spec.mem_offset = 1, 1, offset
         return [0, arena.size_bytes + OVERREAD_BYTES + padding]
 
 

@@ -60,7 +60,8 @@ def batched_matmul(
     a, b, after = _scaled(a, b, alpha, result_size)
     straight_cost = a.numel() * transpose_a + b.numel() * transpose_b
     swapped_cost = a.numel() * (not transpose_a) + b.numel() * (not transpose_b) + result_size
-    if swapped_cost < straight_cost:
+    # If equal, two small copies after each other take less memory than a large one.
+    if swapped_cost <= straight_cost and straight_cost:
         left = b if transpose_b else _transposed(kernels, b)
         right = a if transpose_a else _transposed(kernels, a)
         product = _transposed(kernels, aten.bmm.default(left, right))
