@@ -27,6 +27,10 @@ IN_PLACE = {
     aten.sqrt.default,
     aten.reciprocal.default,
     aten._softmax.default,
+    aten.bitwise_and.Scalar,
+    aten.bitwise_or.Tensor,
+    aten.bitwise_left_shift.Tensor_Scalar,
+    aten.bitwise_right_shift.Tensor_Scalar,
 }
 
 

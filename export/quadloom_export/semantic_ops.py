@@ -119,36 +119,42 @@ def step_share(levels: int) -> float:
 
 @torch.library.custom_op("quadloom::zero_point", mutates_args=())
 def zero_point(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:
-    """The int8 that stands for zero in each row; arguments as those of `row_scale`."""
+    """The int8 (of 255 levels) or uint8 that stands for zero in each row; arguments as those of `row_scale`."""
     lowest = torch.tensor(lower_bound) if minimum is None else minimum
-    return (torch.round(-lowest / scale) + smallest_stored(levels)).expand_as(scale).to(torch.int8)
+    return (torch.round(-lowest / scale) + smallest_stored(levels)).expand_as(scale).to(stored_type(levels))
 
 
 @zero_point.register_fake
 def _(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels: int) -> Tensor:  # noqa: ARG001
-    return scale.new_empty(scale.shape, dtype=torch.int8)
+    return scale.new_empty(scale.shape, dtype=stored_type(levels))
 
 
 def smallest_stored(levels: int) -> int:
-    """The int8 that stands for the smallest value of a row: 255 levels need all of them, fewer start at zero."""
+    """What stands for the smallest value of a row: 255 levels need all integers of eight bits, fewer start at zero."""
     return -128 if levels > 127 else 0
+
+
+def stored_type(levels: int) -> torch.dtype:
+    """Of the integers; those of less than eight bits are put together, which engines do with unsigned ones alone."""
+    return torch.int8 if levels > 127 else torch.uint8
 
 
 @torch.library.custom_op("quadloom::quantize", mutates_args=())
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """``(rows, group)`` float32 -> int8, ``round(x / scale) + zero``, ties to even; no `zero` is 0."""
-    steps = torch.round(x / scale[:, None])
-    return (steps if zero is None else steps + zero[:, None]).clamp(-128, 127).to(torch.int8)
+    """``(rows, group)`` float32 -> type of `zero`, ``round(x / scale) + zero``, ties to even; int8 without."""
+    steps, dtype = torch.round(x / scale[:, None]), torch.int8 if zero is None else zero.dtype
+    bounds = torch.iinfo(dtype)
+    return (steps if zero is None else steps + zero[:, None]).clamp(bounds.min, bounds.max).to(dtype)
 
 
 @quantize.register_fake
 def _(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:  # noqa: ARG001
-    return x.new_empty(x.shape, dtype=torch.int8)
+    return x.new_empty(x.shape, dtype=torch.int8 if zero is None else zero.dtype)
 
 
 @torch.library.custom_op("quadloom::dequantize", mutates_args=())
 def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """``(rows, group)`` int8 -> float32, ``(x - zero) * scale``; no `zero` is 0."""
+    """``(rows, group)`` int8 or uint8 -> float32, ``(x - zero) * scale``; no `zero` is 0."""
     steps = x.to(torch.float32)
     return (steps if zero is None else steps - zero[:, None]) * scale[:, None]
 
@@ -156,29 +162,6 @@ def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
 @dequantize.register_fake
 def _(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape, dtype=torch.float32)
-
-
-@torch.library.custom_op("quadloom::pack_int4", mutates_args=())
-def pack_int4(x: Tensor) -> Tensor:
-    """``(rows, group)`` int8 in [0, 15] -> ``(rows, group / 2)`` uint8; column j pairs with column j + group / 2."""
-    nibbles, half = x.view(torch.uint8), x.shape[1] // 2
-    return nibbles[:, :half] | (nibbles[:, half:] << 4)
-
-
-@pack_int4.register_fake
-def _(x: Tensor) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1] // 2), dtype=torch.uint8)
-
-
-@torch.library.custom_op("quadloom::unpack_int4", mutates_args=())
-def unpack_int4(x: Tensor) -> Tensor:
-    """Undo `pack_int4`."""
-    return torch.cat([x & 15, x >> 4], dim=1).view(torch.int8)
-
-
-@unpack_int4.register_fake
-def _(x: Tensor) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1] * 2), dtype=torch.int8)
 
 
 @torch.library.custom_op("quadloom::batch_full", mutates_args=())

@@ -1,5 +1,7 @@
 """Programs whose operators write over what they read, run by the real runtime, against PyTorch."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -15,36 +17,45 @@ aten = torch.ops.aten
 ROWS, COLUMNS = 130, 67  # large enough to be delegated, and no multiple of a vector register
 SIZE_BYTES = 4 * ROWS * COLUMNS
 
+
+class Operands(NamedTuple):
+    """A tensor that the program makes, and one that it is given."""
+
+    kernels: nn.Module
+    made: torch.Tensor
+    given: torch.Tensor
+
+
 OVERWRITING = {
-    "sum": lambda kernels, a, x: aten.add.Tensor(a, x),
-    "sum with a column": lambda kernels, a, x: aten.add.Tensor(a, x[:, :1]),
-    "difference": lambda kernels, a, x: aten.sub.Tensor(a, x, alpha=0.5),
-    "difference from the other": lambda kernels, a, x: aten.sub.Tensor(x, a),
-    "difference from a number": lambda kernels, a, x: aten.sub.Tensor(1.5, a),
-    "product": lambda kernels, a, x: aten.mul.Tensor(x, a),
-    "product with a column": lambda kernels, a, x: aten.mul.Tensor(a, x[:, :1]),
-    "product with a row": lambda kernels, a, x: aten.mul.Tensor(a, x[:1]),
-    "product with a number": lambda kernels, a, x: aten.mul.Tensor(a, 3.0),
-    "square": lambda kernels, a, x: aten.mul.Tensor(a, a),
-    "quotient": lambda kernels, a, x: aten.div.Tensor(a, x),
-    "quotient by the column": lambda kernels, a, x: aten.div.Tensor(a, x[:, :1]),
-    "negative": lambda kernels, a, x: aten.neg.default(a),
-    "bounded": lambda kernels, a, x: aten.clamp.default(a, -0.5, 0.5),
-    "exponential": lambda kernels, a, x: kernels.exp(a),
-    "square root": lambda kernels, a, x: kernels.sqrt(a),
-    "gelu": lambda kernels, a, x: kernels.gelu(a),
-    "softmax": lambda kernels, a, x: kernels.softmax(a),
-    "through a view": lambda kernels, a, x: aten.mul.Tensor(aten.view_copy.default(a, [-1, 10]), 3.0),
+    "sum": lambda it: aten.add.Tensor(it.made, it.given),
+    "sum with a column": lambda it: aten.add.Tensor(it.made, it.given[:, :1]),
+    "difference": lambda it: aten.sub.Tensor(it.made, it.given, alpha=0.5),
+    "difference from the other": lambda it: aten.sub.Tensor(it.given, it.made),
+    "difference from a number": lambda it: aten.sub.Tensor(1.5, it.made),
+    "product": lambda it: aten.mul.Tensor(it.given, it.made),
+    "product with a column": lambda it: aten.mul.Tensor(it.made, it.given[:, :1]),
+    "product with a row": lambda it: aten.mul.Tensor(it.made, it.given[:1]),
+    "product with a number": lambda it: aten.mul.Tensor(it.made, 3.0),
+    "square": lambda it: aten.mul.Tensor(it.made, it.made),
+    "quotient": lambda it: aten.div.Tensor(it.made, it.given),
+    "quotient by the column": lambda it: aten.div.Tensor(it.made, it.given[:, :1]),
+    "negative": lambda it: aten.neg.default(it.made),
+    "bounded": lambda it: aten.clamp.default(it.made, -0.5, 0.5),
+    "exponential": lambda it: it.kernels.exp(it.made),
+    "square root": lambda it: it.kernels.sqrt(it.made),
+    "gelu": lambda it: it.kernels.gelu(it.made),
+    "softmax": lambda it: it.kernels.softmax(it.made),
+    "through a view": lambda it: aten.mul.Tensor(aten.view_copy.default(it.made, [-1, 10]), 3.0),
 }
 KEEPING = {
-    "columns": lambda kernels, a, x: kernels.permuted(a, [1, 0]),
-    "read again": lambda kernels, a, x: aten.add.Tensor(kernels.exp(a), a),
-    "read again through a view": lambda kernels, a, x: aten.add.Tensor(
-        aten.mul.Tensor(a, 2.0), aten.view_copy.default(aten.view_copy.default(a, [-1]), [ROWS, COLUMNS])
+    "columns": lambda it: it.kernels.permuted(it.made, [1, 0]),
+    "read again": lambda it: aten.add.Tensor(it.kernels.exp(it.made), it.made),
+    "read again through a view": lambda it: aten.add.Tensor(
+        aten.mul.Tensor(it.made, 2.0), aten.view_copy.default(aten.view_copy.default(it.made, [-1]), [ROWS, COLUMNS])
     ),
-    "a row grows": lambda kernels, a, x: aten.add.Tensor(aten.mul.Tensor(a[:1], 2.0), x),
-    "sum over rows": lambda kernels, a, x: aten.mul.Tensor(aten.sum.dim_IntList(a, [0], True), 2.0),
-    "an input": lambda kernels, a, x: aten.add.Tensor(kernels.exp(x), aten.mul.Tensor(x, 2.0)),
+    "a row grows": lambda it: aten.add.Tensor(aten.mul.Tensor(it.made[:1], 2.0), it.given),
+    "sum over rows": lambda it: aten.mul.Tensor(aten.sum.dim_IntList(it.made, [0], True), 2.0),
+    "an input": lambda it: aten.add.Tensor(it.kernels.exp(it.given), aten.mul.Tensor(it.given, 2.0)),
 }
 
 
@@ -56,7 +67,7 @@ class Operation(nn.Module):
         self.kernels, self._operator = kernels, operator
 
     def forward(self, x):
-        return self._operator(self.kernels, aten.mul.Tensor(x, 0.7), x)
+        return self._operator(Operands(self.kernels, aten.mul.Tensor(x, 0.7), x))
 
 
 def run(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, int]:

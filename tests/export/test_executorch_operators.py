@@ -127,14 +127,6 @@ def test_no_number_of_a_row_leaves_the_range(row, levels):
     assert int(stored.max()) <= semantic_ops.smallest_stored(levels) + levels
 
 
-def test_every_pair_of_int4_values_is_packed_and_unpacked_alike():
-    low, high = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
-    x = torch.cat([low, high], 1).to(torch.int8)
-    packed = translated(quadloom.pack_int4.default, x)
-    assert torch.equal(packed, semantic_ops.pack_int4(x))
-    assert torch.equal(translated(quadloom.unpack_int4.default, packed), semantic_ops.unpack_int4(packed))
-
-
 def test_constants_of_the_batch_have_the_static_size():
     reference, x = torch.zeros(3, 5), random(1, 2)
     full, tile = quadloom.batch_full.default, quadloom.batch_tile.default

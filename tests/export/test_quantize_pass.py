@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from quadloom_export.graph import JointGraph, shape_of, val
-from quadloom_export.passes.quantize import SMALLEST_QUANTIZED, quantized_elements
+from quadloom_export.passes.quantize import SMALLEST_QUANTIZED, StashFormat, quantized_elements, round_trip
 from quadloom_export.passes.stash import saved_tensors, stash_bytes
 
 LAYERS = 3
@@ -104,6 +104,15 @@ def test_integer_boolean_and_small_tensors_are_kept_and_nothing_above_is_quantiz
             assert (node.name in still_saved) == (layer >= 2 or not worth_quantizing(node)), node.name
 
 
+def is_residual_sum(node):
+    """Whether it adds two tensors of the forward, neither of which is a weight."""
+    if node.target != torch.ops.aten.add.Tensor:
+        return False
+    return [each.op != "placeholder" and shape_of(each) == shape_of(node) for each in node.all_input_nodes] == [
+        True
+    ] * 2
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_stash_shrinks_by_the_bits_saved_less_the_scales(tiny, bits):
     before, after = tiny.member(LAYERS), tiny.member(LAYERS, LAYERS, bits=bits)
@@ -111,15 +120,35 @@ def test_the_stash_shrinks_by_the_bits_saved_less_the_scales(tiny, bits):
     shapes = [shape_of(node) for node in nodes]
     elements = [math.prod(shape) for shape in shapes]
     assert quantized_elements(after) == sum(elements) > 0
+    wanted = [8 if is_residual_sum(node) else 16 for node in nodes]
     groups = [
-        count // (16 if shape[-1] % 16 == 0 or 16 % shape[-1] == 0 else shape[-1])
-        for count, shape in zip(elements, shapes, strict=True)
+        count // (size if shape[-1] % size == 0 or size % shape[-1] == 0 else shape[-1])
+        for count, shape, size in zip(elements, shapes, wanted, strict=True)
     ]
     # Four bytes of scale, and one of zero point where no lower bound of the values is known.
     bounded = [node.target == torch.ops.aten._softmax.default or "lower_bound" in node.meta for node in nodes]
     sides = sum(count * (4 if known else 5) for count, known in zip(groups, bounded, strict=True))
     assert any(bounded)
     assert stash_bytes(after) == stash_bytes(before) - 4 * sum(elements) + sum(elements) * bits // 8 + sides
+
+
+def test_a_large_column_spoils_fewer_neighbours_in_a_residual_sum_than_elsewhere(bert):
+    rows = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    rows[:, 5] = 500.0
+    graph = bert.member(LAYERS)
+    residual = next(node for node in stash_of_layers(graph, range(LAYERS)) if is_residual_sum(node))
+    other = next(
+        node
+        for node in stash_of_layers(graph, range(LAYERS))
+        if worth_quantizing(node) and shape_of(node)[-1] == 32 and not is_residual_sum(node)
+    )
+
+    def spoiled(node):
+        value = rows.repeat(val(node).numel() // rows.numel(), 1).reshape(shape_of(node))
+        error = (round_trip(node, value, StashFormat(group_size=16)) - value).abs()
+        return int((error > 0.02).any(dim=tuple(range(error.dim() - 1))).sum())
+
+    assert spoiled(residual) <= 8 < spoiled(other)
 
 
 def test_a_tensor_that_two_layers_read_belongs_to_the_upper_one():

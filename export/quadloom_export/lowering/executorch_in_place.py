@@ -26,6 +26,10 @@ IN_PLACE = {
     "aten.sqrt.out",
     "aten.reciprocal.out",
     "aten.clamp.out",
+    "aten.bitwise_and.Scalar_out",
+    "aten.bitwise_or.Tensor_out",
+    "aten.bitwise_left_shift.Tensor_Scalar_out",
+    "aten.bitwise_right_shift.Tensor_Scalar_out",
 }
 """Kernels of the portable and the optimized library."""
 IN_PLACE_DELEGATES = {"aten.exp.default", "aten.sqrt.default", "aten.gelu.default", "aten._softmax.default"}
@@ -58,7 +62,7 @@ def _writes_in_place(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     if getattr(node.target, "__name__", None) == "executorch_call_delegate":
         lowered = getattr(graph_module, str(node.args[0].target))  # type: ignore[union-attr]
         calls = [each for each in lowered.original_module.graph.nodes if each.op == "call_function"]
-        return [each.target.__name__ for each in calls] in [[name] for name in IN_PLACE_DELEGATES]  # type: ignore[union-attr]
+        return [each.target.__name__ for each in calls] in [[name] for name in IN_PLACE_DELEGATES]
     return str(node.target) in IN_PLACE
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quadloom_export.lowering.executorch_kernels import Kernels
-from quadloom_export.semantic_ops import SMALLEST_SCALE, smallest_stored, step_share
+from quadloom_export.semantic_ops import SMALLEST_SCALE, smallest_stored, step_share, stored_type
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
@@ -112,19 +112,20 @@ def zero_point(scale: Tensor, minimum: Tensor | None, lower_bound: float, levels
     lowest = aten.full.default(list(scale.shape), lower_bound, dtype=scale.dtype) if minimum is None else minimum
     steps = aten.sub.Tensor(ROUNDING_SHIFT, aten.div.Tensor(lowest, scale))
     zero = aten.sub.Tensor(steps, ROUNDING_SHIFT - smallest_stored(levels))
-    return aten._to_copy.default(zero, dtype=torch.int8)  # type: ignore[no-any-return]
+    return aten._to_copy.default(zero, dtype=stored_type(levels))  # type: ignore[no-any-return]
 
 
 def quantize(kernels: Kernels, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """``round(x / scale) + zero``; rounding by shifting the bits out is a fraction of the stock kernel's time."""
     shifted = aten.add.Tensor(aten.div.Tensor(x, _column(scale)), ROUNDING_SHIFT)
     back = aten.sub.Tensor(ROUNDING_SHIFT, _column(_float32(zero)))
-    return kernels.to_int8(aten.sub.Tensor(shifted, back))
+    steps = kernels.to_int8(aten.sub.Tensor(shifted, back))
+    return steps if zero.dtype == torch.int8 else aten._to_copy.default(steps, dtype=zero.dtype)
 
 
 def dequantize(kernels: Kernels, x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
     """``(x - zero) * scale``."""
-    steps = kernels.to_float32(x)
+    steps = kernels.to_float32(x if x.dtype == torch.int8 else aten._to_copy.default(x, dtype=torch.int8))
     if zero is not None:
         steps = aten.sub.Tensor(steps, _column(_float32(zero)))
     return aten.mul.Tensor(steps, scale if scale.dim() == 2 else _column(scale))  # type: ignore[no-any-return]
@@ -160,20 +161,6 @@ def elementwise(operator: Callable[..., Tensor], a: Any, b: Any, **settings: Any
         flat = operator(aten.view_copy.default(a, [-1, a.shape[-1]]), b, **settings)
         return aten.view_copy.default(flat, list(a.shape))  # type: ignore[no-any-return]
     return operator(a, b, **settings)
-
-
-def pack_int4(x: Tensor) -> Tensor:
-    """Two values a byte."""
-    unsigned, half = aten._to_copy.default(x, dtype=torch.uint8), x.shape[1] // 2
-    low = aten.slice_copy.Tensor(unsigned, 1, 0, half)
-    high = aten.bitwise_left_shift.Tensor_Scalar(aten.slice_copy.Tensor(unsigned, 1, half, 2 * half), 4)
-    return aten.bitwise_or.Tensor(low, high)  # type: ignore[no-any-return]
-
-
-def unpack_int4(x: Tensor) -> Tensor:
-    """The values of each byte."""
-    low, high = aten.bitwise_and.Scalar(x, 15), aten.bitwise_right_shift.Tensor_Scalar(x, 4)
-    return aten._to_copy.default(aten.cat.default([low, high], 1), dtype=torch.int8)  # type: ignore[no-any-return]
 
 
 def batch_full(reference: Tensor, shape: list[int], batch_axis: int, value: float) -> Tensor:
@@ -221,8 +208,6 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         quadloom.row_minimum.default: row_minimum,
         quadloom.row_scale.default: row_scale,
         quadloom.zero_point.default: zero_point,
-        quadloom.pack_int4.default: pack_int4,
-        quadloom.unpack_int4.default: unpack_int4,
         quadloom.batch_full.default: batch_full,
         quadloom.batch_tile.default: batch_tile,
         aten.reshape.default: reshape,

@@ -116,8 +116,8 @@ for _targets, _name in {
 }.items():
     _register(*_targets)(_comparison(_name))
 for _targets, _name in {
-    (aten.bitwise_and.Tensor, aten.logical_and.default): "And",
-    (aten.bitwise_or.Tensor, aten.logical_or.default): "Or",
+    (aten.logical_and.default,): "And",
+    (aten.logical_or.default,): "Or",
     (aten.bitwise_not.default, aten.logical_not.default): "Not",
 }.items():
     _register(*_targets)(_logical(_name))
@@ -197,6 +197,19 @@ def _rsqrt(out: OnnxEmitter, node: fx.Node) -> str:
 @_register(aten._to_copy.default)
 def _cast(out: OnnxEmitter, node: fx.Node) -> str:
     return out.node("Cast", [out.name_of(node.args[0])], to=ONNX_TYPES[val(node).dtype])  # type: ignore[arg-type]
+
+
+@_register(aten.bitwise_and.Tensor, aten.bitwise_and.Scalar, aten.bitwise_or.Tensor)
+def _bitwise(out: OnnxEmitter, node: fx.Node) -> str:
+    dtype, name = val(node).dtype, "Or" if node.target == aten.bitwise_or.Tensor else "And"
+    return out.node(name if dtype == torch.bool else f"Bitwise{name}", [out.value(each, dtype) for each in node.args])
+
+
+@_register(aten.bitwise_left_shift.Tensor_Scalar, aten.bitwise_right_shift.Tensor_Scalar)
+def _shift(out: OnnxEmitter, node: fx.Node) -> str:
+    direction = "LEFT" if node.target == aten.bitwise_left_shift.Tensor_Scalar else "RIGHT"
+    operands = [out.value(each, val(node).dtype) for each in node.args]
+    return out.node("BitShift", operands, direction=direction)
 
 
 @_register(aten.where.self)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from quadloom_export.graph import shape_of
+from quadloom_export.graph import val
 from quadloom_export.lowering.onnx_emitter import ONNX_TYPES, OnnxEmitter
 from quadloom_export.semantic_ops import SMALLEST_SCALE, smallest_stored, step_share
 
@@ -31,7 +31,7 @@ def _zero_point(out: OnnxEmitter, node: fx.Node) -> str:
     scale, minimum, lower_bound, levels = node.args
     steps = out.node("Div", [_lowest(out, minimum, lower_bound), out.name_of(scale)])  # type: ignore[arg-type]
     shifted = out.node("Sub", [_number(out, smallest_stored(levels)), out.node("Round", [steps])])  # type: ignore[arg-type]
-    return out.node("Cast", [shifted], to=ONNX_TYPES[torch.int8])
+    return out.node("Cast", [shifted], to=ONNX_TYPES[val(node).dtype])
 
 
 def _lowest(out: OnnxEmitter, minimum: object, lower_bound: object) -> str:
@@ -54,30 +54,10 @@ def _given(out: OnnxEmitter, node: fx.Node) -> list[str]:
     return [out.name_of(each) for each in node.args if isinstance(each, fx.Node)]
 
 
-def _pack_int4(out: OnnxEmitter, node: fx.Node) -> str:
-    # Bytes and shifts rather than the INT4 type: every ONNX Runtime since 1.19 has these kernels.
-    values = out.node("Cast", [out.name_of(node.args[0])], to=ONNX_TYPES[torch.uint8])  # type: ignore[arg-type]
-    half = shape_of(node)[1]
-    columns = [out.integers([each]) for each in (0, half, 2 * half, 1)]
-    low = out.node("Slice", [values, columns[0], columns[1], columns[3]])
-    high = out.node("Slice", [values, columns[1], columns[2], columns[3]])
-    high = out.node("BitShift", [high, out.constant(np.asarray(4, dtype=np.uint8))], direction="LEFT")
-    return out.node("BitwiseOr", [low, high])
-
-
-def _unpack_int4(out: OnnxEmitter, node: fx.Node) -> str:
-    packed = out.name_of(node.args[0])  # type: ignore[arg-type]
-    low = out.node("BitwiseAnd", [packed, out.constant(np.asarray(15, dtype=np.uint8))])
-    high = out.node("BitShift", [packed, out.constant(np.asarray(4, dtype=np.uint8))], direction="RIGHT")
-    return out.node("Cast", [out.node("Concat", [low, high], axis=1)], to=ONNX_TYPES[torch.int8])
-
-
 QUANTIZATION: dict[Any, Callable[[OnnxEmitter, fx.Node], str]] = {
     quadloom.row_minimum.default: _row_minimum,
     quadloom.row_scale.default: _row_scale,
     quadloom.zero_point.default: _zero_point,
     quadloom.quantize.default: _quantize,
     quadloom.dequantize.default: _dequantize,
-    quadloom.pack_int4.default: _pack_int4,
-    quadloom.unpack_int4.default: _unpack_int4,
 }

@@ -158,7 +158,7 @@ def _store(call: Call, node: fx.Node, value: Any, stash_format: StashFormat) -> 
     zero = call(quadloom.zero_point.default, (scale, minimum, bound or 0.0, stash_format.levels))
     packed = call(quadloom.quantize.default, (rows, scale, zero))
     if stash_format.bits == 4:
-        packed = call(quadloom.pack_int4.default, (packed,))
+        packed = _paired(call, packed, _group(node, stash_format))
     return _Stored(packed, scale, zero if bound is None else None, stash_format)
 
 
@@ -168,10 +168,22 @@ def _restore(call: Call, node: fx.Node, stored: _Stored, shape: list[int]) -> An
         zero = call(quadloom.zero_point.default, (stored.scale, None, bound, stored.stash_format.levels))
     unpacked = stored.packed
     if stored.stash_format.bits == 4:
-        unpacked = call(quadloom.unpack_int4.default, (stored.packed,))
+        unpacked = _unpaired(call, stored.packed)
     rows = call(quadloom.dequantize.default, (unpacked, stored.scale, zero))
     tensor = call(aten.reshape.default, (rows, shape))
     return call(aten.mul.Tensor, (tensor, tensor)) if _is_probability(node) else tensor
+
+
+def _paired(call: Call, values: Any, group: int) -> Any:
+    """``(rows, group)`` uint8 below 16 -> ``(rows, group / 2)``; column j pairs with column j + group / 2."""
+    low, high = (call(aten.slice.Tensor, (values, 1, start, start + group // 2)) for start in (0, group // 2))
+    return call(aten.bitwise_or.Tensor, (low, call(aten.bitwise_left_shift.Tensor_Scalar, (high, 4))))
+
+
+def _unpaired(call: Call, pairs: Any) -> Any:
+    """Undo `_paired`."""
+    low, high = call(aten.bitwise_and.Scalar, (pairs, 15)), call(aten.bitwise_right_shift.Tensor_Scalar, (pairs, 4))
+    return call(aten.cat.default, ([low, high], 1))
 
 
 def _compute(target: Any, args: tuple[Any, ...]) -> Any:
