@@ -72,5 +72,4 @@ class Contender:
 
 def member_contender(series: Series, key: MemberKey) -> Contender:
     """A member in its engine."""
-    member = f"{key.depth},{key.quantized_layers}"
-    return Contender(series.name, key.stem, ["member", str(series.family.folder), member, key.format])
+    return Contender(series.name, key.stem, ["member", str(series.family.folder), key.model_dump_json()])

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from quadloom_runtime.contract.manifest import ExecutorchBackend, FamilyManifest, Format, MemberKey
+from quadloom_runtime.contract.manifest import ExecutorchBackend, FamilyManifest, Format
 from quadloom_runtime.engines.engine import Batch
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import load_manifest
+from quadloom_runtime.member_names import MemberName, parse_member_name
 
 VOCABULARY = 30522
 
@@ -38,17 +39,19 @@ class BenchmarkFamily:
         )
 
 
-def parse_members(text: str) -> tuple[MemberKey, ...]:
-    """``"12,0 12,12"`` -> member keys.
+def parse_members(text: str) -> tuple[MemberName, ...]:
+    """``"12,0 12,12,30"`` -> member names.
 
     Raises:
-        QuadloomError: not a list of depth,quantized pairs.
+        QuadloomError: not a list of depth,quantized layers, each with or without a recompute percent.
     """
     try:
-        pairs = [tuple(int(number) for number in word.split(",")) for word in text.split()]
-        return tuple(MemberKey(depth=depth, quantized_layers=count) for depth, count in pairs)
+        names = tuple(parse_member_name(word) for word in text.split())
+        if any(name.format is not None for name in names):
+            raise ValueError("formats are those of --formats")
+        return names
     except ValueError as error:
-        raise QuadloomError(f"--members {text!r}: {error}", remedy='write e.g. --members "12,0 12,12"') from None
+        raise QuadloomError(f"--members {text!r}: {error}", remedy='write e.g. --members "12,0 12,12,30"') from None
 
 
 def export_random_family(
@@ -58,7 +61,7 @@ def export_random_family(
     batch_size: int,
     sequence_length: int,
     target_modules: tuple[str, ...],
-    members: tuple[MemberKey, ...],
+    members: tuple[MemberName, ...],
     member_format: Format,
     executorch_backend: ExecutorchBackend | None,
     recompute: float,
@@ -72,17 +75,17 @@ def export_random_family(
     if not (model / "config.json").exists():
         write_random_model(model, layers=layers)
     settings = FamilySettings(
-        depths=tuple(sorted({key.depth for key in members})),
-        quantized=tuple(sorted({key.quantized_layers for key in members})),
+        depths=tuple(sorted({name.depth for name in members})),
+        quantized=tuple(sorted({name.quantized_layers for name in members})),
         formats=(member_format,),
         executorch_backend=executorch_backend or "xnnpack",
         batch_size=batch_size,
         sequence_length=sequence_length,
         target_modules=target_modules,
-        recompute=recompute,
+        recompute=(recompute,),
     )
     point = f"recompute-{recompute:g}" if recompute else None
-    label = "-".join(f"{key.depth}.{key.quantized_layers}" for key in members)
+    label = "-".join(f"{name.depth}.{name.quantized_layers}" for name in members)
     out = (
         work
         / name

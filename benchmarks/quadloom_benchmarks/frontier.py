@@ -21,7 +21,7 @@ class Row(Value):
         seconds: processor time per round.
         planned_bytes: peak that the exporter planned, of ours alone.
         gradient_error: relative error of the adapter's gradient as the manifest states it, of ours alone.
-        unquantized: place of the row that this one is to be smaller than: its depth, q = 0, nothing recomputed.
+        unquantized: place of the row that this one is to be smaller than: its depth, q = 0, least recomputed.
     """
 
     method: str
@@ -62,11 +62,14 @@ def measure_frontier(compared: list[Series], *, rounds: int, work: Path, ort_tra
     contenders = [*rivals, *(member_contender(series, key) for series, key in members)]
     found = measure_interleaved(contenders, rounds=rounds)
     rows = [_row(contender, measured) for contender, measured in zip(contenders, found, strict=True)]
-    places = {
-        (series.kind, key.depth): len(rivals) + index
+    plain = [
+        (series.kind, key, len(rivals) + index)
         for index, (series, key) in enumerate(members)
         if series.plain and key.quantized_layers == 0
-    }
+    ]
+    # Of several budgets the smallest is entered last, and stays.
+    plain.sort(key=lambda row: row[1].recompute_percent, reverse=True)
+    places = {(kind, key.depth): place for kind, key, place in plain}
     for index, (series, key) in enumerate(members, start=len(rivals)):
         rows[index] = _as_member(rows[index], series, key, unquantized=places.get((series.kind, key.depth)))
     return Frontier(

@@ -27,16 +27,17 @@ def report_memory(compared: list[Series], *, steps: int) -> None:
 
 def _report_series(series: Series, reference: int, *, steps: int) -> None:
     planned = {each.key: each.planned_peak_bytes for each in series.family.manifest.members}
-    unquantized: dict[int, int] = {}
+    unquantized: dict[tuple[int, int], int] = {}
     worst = 0.0
     for key in series.keys:
         contender = member_contender(series, key)
         measured = _peak_bytes(contender, steps)
+        budget = (key.depth, key.recompute_percent)
         if key.quantized_layers == 0:
-            unquantized[key.depth] = measured
+            unquantized[budget] = measured
         off = measured / planned[key] - 1
         worst = max(worst, abs(off))
-        own = f"{100 * (measured / unquantized[key.depth] - 1):+.1f} %" if key.depth in unquantized else "-"
+        own = f"{100 * (measured / unquantized[budget] - 1):+.1f} %" if budget in unquantized else "-"
         print(
             f"{contender.name:>40} {planned[key] / 1e6:11.1f} {measured / 1e6:12.1f} {100 * off:+6.1f}% "
             f"{own:>16} {100 * (measured / reference - 1):+33.1f} %"

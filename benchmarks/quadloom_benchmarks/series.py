@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quadloom_benchmarks.families import BenchmarkFamily, export_random_family, parse_members
 from quadloom_runtime.contract.manifest import ExecutorchBackend, Format, MemberKey
 from quadloom_runtime.engines.installed import installed_formats
 from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.member_names import MemberName, find_member
 
 
 @dataclass(frozen=True)
@@ -92,28 +93,38 @@ def open_series(arguments: argparse.Namespace) -> list[Series]:
 
 
 def _of_shape(
-    arguments: argparse.Namespace, kinds: tuple[Kind, ...], members: tuple[MemberKey, ...]
+    arguments: argparse.Namespace, kinds: tuple[Kind, ...], members: tuple[MemberName, ...]
 ) -> Iterator[Series]:
+    shares = parse_shares(arguments.recompute)
+    for name in members:
+        if name.recompute_percent not in (None, *(round(100 * share) for share in shares)):
+            raise QuadloomError(
+                f"--members names {name}, but --recompute is {arguments.recompute}",
+                remedy=f"add {(name.recompute_percent or 0) / 100:g} to --recompute",
+            )
     for kind in kinds:
-        for share in parse_shares(arguments.recompute):
+        for share in shares:
+            wanted = tuple(name for name in members if name.recompute_percent in (None, round(100 * share)))
+            if not wanted:
+                continue
             family = export_random_family(
                 work=arguments.work,
                 layers=arguments.layers,
                 batch_size=arguments.batch_size,
                 sequence_length=arguments.sequence_length,
                 target_modules=tuple(arguments.target_modules.split(",")),
-                members=members,
+                members=wanted,
                 member_format=kind.format,
                 executorch_backend=kind.backend,
                 recompute=share,
             )
             yield Series(
-                kind, family, _of_kind(members, kind), f"recompute {share:g}" if share else "", plain=not share
+                kind, family, _keys(family, wanted, kind), f"recompute {share:g}" if share else "", plain=not share
             )
 
 
 def _of_families(
-    arguments: argparse.Namespace, kinds: tuple[Kind, ...], members: tuple[MemberKey, ...]
+    arguments: argparse.Namespace, kinds: tuple[Kind, ...], members: tuple[MemberName, ...]
 ) -> Iterator[Series]:
     families = [BenchmarkFamily.load(folder) for folder in arguments.family]
     for family in families:
@@ -126,11 +137,12 @@ def _of_families(
             kind = Kind(spec.format, spec.backend)
             if kind in kinds:
                 point = "" if len(families) == 1 else family.folder.name
-                yield Series(kind, family, _of_kind(members, kind), point, plain=family is families[0])
+                yield Series(kind, family, _keys(family, members, kind), point, plain=family is families[0])
 
 
-def _of_kind(members: tuple[MemberKey, ...], kind: Kind) -> tuple[MemberKey, ...]:
-    return tuple(key.model_copy(update={"format": kind.format}) for key in members)
+def _keys(family: BenchmarkFamily, members: tuple[MemberName, ...], kind: Kind) -> tuple[MemberKey, ...]:
+    names = [replace(name, format=kind.format) for name in members]
+    return tuple(find_member(family.manifest, str(name)).key for name in names)
 
 
 def _can_run(kind: Kind) -> bool:

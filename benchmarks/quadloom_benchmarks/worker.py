@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from quadloom_benchmarks.families import parse_members, random_batch
+from quadloom_benchmarks.families import random_batch
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.family_folder import load_manifest
@@ -35,12 +35,10 @@ def main() -> None:
         print(json.dumps({"cpu_s": cpu_s, "peak_bytes": meter.peak_bytes}), flush=True)
 
 
-def member_step(folder: Path, member: str, member_format: str) -> Step:
-    """A step of a member in its engine, one thread."""
+def member_step(folder: Path, key: str) -> Step:
+    """A step of the member with this key, as JSON, in its engine, one thread."""
     manifest = load_manifest(folder)
-    (key,) = parse_members(member)
-    key = MemberKey(depth=key.depth, quantized_layers=key.quantized_layers, format=member_format)  # type: ignore[arg-type]  # pydantic checks it
-    engine = open_training_engine(folder, manifest, key, threads=1)
+    engine = open_training_engine(folder, manifest, MemberKey.model_validate_json(key), threads=1)
     parameters = load_file(folder / "adapter/adapter_model.safetensors")
     batch = random_batch(manifest)
     return lambda: engine.step(parameters, batch)

@@ -1,4 +1,5 @@
-"""Export a family: one folder with every (depth, quantized layers), one copy of the weights, one manifest.
+"""Export a family: one folder with every (depth, recompute budget, quantized layers), one copy of the weights and one
+manifest.
 
 The manifest is rewritten after every member and names those still missing, so an interrupted export continues where it
 stopped: members that the folder already holds under the same settings are kept.
@@ -278,7 +279,12 @@ def _with_member(manifest: FamilyManifest, member: MemberSpec) -> FamilyManifest
     formats = [each.format for each in manifest.formats]
     members = sorted(
         [*manifest.members, member],
-        key=lambda each: (each.key.depth, each.key.quantized_layers, formats.index(each.key.format)),
+        key=lambda each: (
+            each.key.depth,
+            each.key.recompute_percent,
+            each.key.quantized_layers,
+            formats.index(each.key.format),
+        ),
     )
     missing = tuple(key for key in manifest.missing if key != member.key)
     return manifest.model_copy(update={"members": tuple(members), "missing": missing})

@@ -41,12 +41,12 @@ def export_members(
 def _graphs(
     full: JointGraph, settings: FamilySettings, formats: StashFormats, keys: Iterable[MemberKey]
 ) -> Iterator[tuple[MemberKey, JointGraph, JointGraph]]:
-    """Key, unquantized graph of its depth, and graph of each member; `keys` come by depth, then by quantized layers."""
-    for depth, of_depth in groupby(keys, key=lambda key: key.depth):
-        graph_of_depth = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
-        unquantized = at_quantization(graph_of_depth, 0, formats)
-        for count, of_graph in groupby(of_depth, key=lambda key: key.quantized_layers):
-            graph = at_quantization(graph_of_depth, count, formats)
+    """Key, unquantized graph of its depth and budget, and graph of each member; `keys` come as from `member_keys`."""
+    for (depth, percent), of_budget in groupby(keys, key=lambda key: (key.depth, key.recompute_percent)):
+        graph_of_budget = at_depth(full, depth, recompute=percent / 100, row_chunks=settings.row_chunks)
+        unquantized = at_quantization(graph_of_budget, 0, formats)
+        for count, of_graph in groupby(of_budget, key=lambda key: key.quantized_layers):
+            graph = at_quantization(graph_of_budget, count, formats)
             yield from ((key, unquantized, graph) for key in of_graph)
 
 
@@ -60,10 +60,11 @@ def write_single_program(
 ) -> BlobReference:
     """Write the one ExecuTorch program that holds every member, the evaluation and the weights."""
     from quadloom_export.formats.executorch import write_single_file
+    from quadloom_export.lowering.executorch_single import EVALUATION_METHOD, method_name
 
     wanted = [key for key in keys if key.format == "executorch"]
-    graphs = [graph for _, _, graph in _graphs(full, settings, formats, wanted)]
-    return write_single_file(out, [*graphs, evaluation], backend=settings.executorch_backend)
+    graphs = {method_name(key): graph for key, _, graph in _graphs(full, settings, formats, wanted)}
+    return write_single_file(out, {**graphs, EVALUATION_METHOD: evaluation}, backend=settings.executorch_backend)
 
 
 def _export_member(

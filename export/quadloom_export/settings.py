@@ -1,5 +1,6 @@
 """What to export, and the refusal of what makes no sense."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -36,8 +37,9 @@ class FamilySettings:
         error_budget: largest relative error of the LoRA gradients, of ``auto`` alone; None for the usual one.
         weights: how the frozen linear weights of the layers are stored.
         measure: run each member in a process of its own, for its real peak and step time.
-        recompute: multiply-adds of the forward that the backward may repeat to save memory, as a share of all; a few
-            hundredths buy the attention probabilities, the cheapest to repeat.
+        recompute: budgets, each with members of its own: multiply-adds of the forward that the backward may repeat to
+            save memory, as a share of all, in whole percents; a few hundredths buy the attention probabilities, the
+            cheapest to repeat.
         row_chunks: shares in which the rows of a feed-forward are processed, one after the other.
     """
 
@@ -56,7 +58,7 @@ class FamilySettings:
     bits: int | Literal["auto"] = 8
     group_size: int = 64
     error_budget: float | None = None
-    recompute: float = 0.03
+    recompute: tuple[float, ...] = (0.03,)
     row_chunks: int = 4
     weights: WeightFormat = "float32"
     measure: bool = False
@@ -72,6 +74,11 @@ class FamilySettings:
         """The stash as the manifest states it before anything is chosen."""
         usual = USUAL_ERROR_BUDGET if self.bits == "auto" else None
         return StashSpec(bits=self.bits, group_size=self.group_size, error_budget=self.error_budget or usual)  # type: ignore[arg-type]  # checked before
+
+    @property
+    def recompute_percents(self) -> tuple[int, ...]:
+        """The recompute budgets as keys state them, smallest first."""
+        return tuple(sorted(round(100 * share) for share in self.recompute))
 
     @property
     def least_depth(self) -> int:
@@ -110,12 +117,34 @@ def check_settings(settings: FamilySettings) -> None:
             f"weights cannot be stored as {settings.weights!r}",
             remedy=f"choose from: {', '.join(get_args(WeightFormat))}",
         )
+    _check_recompute(settings.recompute)
     if settings.alpha <= 0:
         raise QuadloomError(f"alpha {settings.alpha} is not positive", remedy="use a positive alpha, e.g. 2 * rank")
 
 
+def _check_recompute(shares: tuple[float, ...]) -> None:
+    if not shares:
+        raise QuadloomError(
+            "no recompute share is given", remedy="give one or several, e.g. 0.03 or 0.03,0.3; 0 for none"
+        )
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise QuadloomError(f"recompute share {share:g} is outside 0..1", remedy="use e.g. 0.03 for 3 %")
+        if not math.isclose(100 * share, round(100 * share), abs_tol=1e-9):
+            raise QuadloomError(
+                f"recompute share {share:g} is not a whole percent",
+                remedy=f"use {round(100 * share) / 100:g}, as members are named by whole percents",
+            )
+    percents = [round(100 * share) for share in shares]
+    for place, percent in enumerate(percents):
+        if percent in percents[:place]:
+            raise QuadloomError(f"recompute share {percent / 100:g} is given twice", remedy="name every share once")
+
+
 def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ...]:
-    """Every (depth, quantized layers) of the family in every format, shallow first.
+    """Every (depth, recompute budget, quantized layers) of the family in every format, in this order, smallest first.
+
+    Where only the head trains, nothing can be recomputed: one member stands for all budgets.
 
     Raises:
         QuadloomError: a depth above the number of layers, a quantized-layer count above every depth, or no member.
@@ -135,8 +164,9 @@ def member_keys(settings: FamilySettings, *, layers: int) -> tuple[MemberKey, ..
             remedy="quantize at most as many layers as are trained (q <= d)",
         )
     keys = tuple(
-        MemberKey(depth=depth, quantized_layers=count, format=name)
+        MemberKey(depth=depth, quantized_layers=count, recompute_percent=percent, format=name)
         for depth in sorted(set(depths))
+        for percent in (settings.recompute_percents if depth else (0,))
         for count in range(depth + 1)
         if settings.quantized is None or count in settings.quantized
         for name in dict.fromkeys(settings.formats)

@@ -63,14 +63,16 @@ def stash_formats(spec: StashSpec) -> StashFormats:
 def chosen_stash(
     full: JointGraph, calibration: Calibration, settings: FamilySettings, keys: Iterable[MemberKey]
 ) -> StashSpec:
-    """Choose for every layer that a member of the family quantizes, at the deepest member's gradients.
+    """Choose for every layer that a member of the family quantizes, at the gradients of the deepest member.
+
+    What only members of a larger recompute budget stash is not measured: it is INT8.
 
     Raises:
         QuadloomError: not even INT8 keeps the budget.
     """
     spec = settings.stash_spec
-    depth, quantized_layers = judged_at(keys)
-    graph = at_depth(full, depth, recompute=settings.recompute, row_chunks=settings.row_chunks)
+    depth, percent, quantized_layers = judged_at(keys)
+    graph = at_depth(full, depth, recompute=percent / 100, row_chunks=settings.row_chunks)
     assert spec.error_budget is not None
     chosen = choose_options(
         graph, calibration, quantized_layers=quantized_layers, budget=spec.error_budget, group_size=spec.group_size
@@ -78,11 +80,19 @@ def chosen_stash(
     return spec.model_copy(update={"kinds": _summary(chosen)})
 
 
-def judged_at(keys: Iterable[MemberKey]) -> tuple[int, int]:
-    """The largest depth, and how many layers from its lowest up cover all that a member quantizes."""
+def judged_at(keys: Iterable[MemberKey]) -> tuple[int, int, int]:
+    """The largest depth, its least recompute percent, and how many layers from its lowest up cover all quantized ones.
+
+    The least recomputation leaves the most tensors to choose for.
+    """
     each = list(keys)
     depth = max(key.depth for key in each)
-    return depth, max((depth - key.depth + key.quantized_layers for key in each if key.quantized_layers), default=0)
+    percent = min(key.recompute_percent for key in each if key.depth == depth)
+    return (
+        depth,
+        percent,
+        max((depth - key.depth + key.quantized_layers for key in each if key.quantized_layers), default=0),
+    )
 
 
 def choose_options(

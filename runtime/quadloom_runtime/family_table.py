@@ -1,7 +1,6 @@
 """A family as tables for people."""
 
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberSpec, StashSpec, TaskSpec
-from quadloom_runtime.errors import QuadloomError
 
 
 def family_table(manifest: FamilyManifest) -> str:
@@ -17,7 +16,7 @@ def family_table(manifest: FamilyManifest) -> str:
         *_kinds(stash),
         *_weights(manifest),
         "",
-        f"{'depth':>5} {'q':>3} {'format':>12} {'planned MB':>11} {'measured':>9} {'step s':>7} "
+        f"{'depth':>5} {'q':>3} {'recompute':>9} {'format':>12} {'planned MB':>11} {'measured':>9} {'step s':>7} "
         f"{'stash MB before':>16} {'after':>7} {'gradient error':>15} {'worst cosine':>13} {'file kB':>8}",
     ]
     lines += [_row(member) for member in manifest.members]
@@ -33,6 +32,7 @@ def member_table(member: MemberSpec) -> str:
     error = member.gradient_error
     rows = {
         "member": f"{member.key.stem} ({member.key.format})",
+        "may recompute": f"{member.key.recompute_percent} % of the forward's multiply-adds",
         "planned peak": f"{_mb(member.planned_peak_bytes)} MB",
         "stash": f"{_mb(member.stash_bytes_before)} MB -> {_mb(member.stash_bytes_after)} MB",
         "weights read": f"{_mb(member.weight_bytes)} MB",
@@ -64,20 +64,6 @@ def memory_table(member: MemberSpec) -> str:
         f"{rest / 1e6:8.3f} {share:5.1f}% {'':>8} {'engine':>10} {'':>10}  gaps, results, what the engine keeps"
     )
     return "\n".join(lines)
-
-
-def find_member(manifest: FamilyManifest, text: str) -> MemberSpec:
-    """The member that ``"6,4"`` names; ``"6,4,executorch"`` in a family of several formats.
-
-    Raises:
-        QuadloomError: not a pair of numbers, or no such member.
-    """
-    for member in manifest.members:
-        name = f"{member.key.depth},{member.key.quantized_layers}"
-        if text.replace(" ", "") in (name, f"{name},{member.key.format}"):
-            return member
-    have = " ".join(f"{each.key.depth},{each.key.quantized_layers}" for each in manifest.members)
-    raise QuadloomError(f"the family has no member {text!r}", remedy=f"choose one of: {have}")
 
 
 def _weights(manifest: FamilyManifest) -> list[str]:
@@ -131,7 +117,8 @@ def _row(member: MemberSpec) -> str:
     key, error = member.key, member.gradient_error
     measured, step_s = member.measured_peak_bytes, member.measured_step_s
     return (
-        f"{key.depth:5d} {key.quantized_layers:3d} {key.format:>12} {_mb(member.planned_peak_bytes):>11} "
+        f"{key.depth:5d} {key.quantized_layers:3d} {key.recompute_percent:7d} % {key.format:>12} "
+        f"{_mb(member.planned_peak_bytes):>11} "
         f"{'-' if measured is None else _mb(measured):>9} {'-' if step_s is None else f'{step_s:.2f}':>7} "
         f"{_mb(member.stash_bytes_before):>16} {_mb(member.stash_bytes_after):>7} {100 * error.relative_l2:13.3f} % "
         f"{error.worst_cosine:13.5f} {member.graph.size_bytes / 1e3:8.0f}"

@@ -1,6 +1,6 @@
 """What a step of a member really takes on this machine, measured in a process of its own.
 
-``python -m quadloom_runtime.measurement FOLDER D,Q,FORMAT`` prints one JSON object.
+``python -m quadloom_runtime.measurement FOLDER KEY`` takes a member's key as JSON and prints one JSON object.
 """
 
 import json
@@ -45,8 +45,7 @@ def measure_member(folder: Path, key: MemberKey) -> StepMeasurement:
     Raises:
         QuadloomError: the process failed; its own error is part of the message.
     """
-    name = f"{key.depth},{key.quantized_layers},{key.format}"
-    command = [sys.executable, "-m", "quadloom_runtime.measurement", str(folder), name]
+    command = [sys.executable, "-m", "quadloom_runtime.measurement", str(folder), key.model_dump_json()]
     done = subprocess.run(command, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
@@ -82,10 +81,7 @@ def _full_batch(manifest: FamilyManifest) -> Batch:
 
 def main() -> None:
     """What the fresh process does."""
-    depth, quantized_layers, format_name = sys.argv[2].split(",")
-    key = MemberKey.model_validate(
-        {"depth": int(depth), "quantized_layers": int(quantized_layers), "format": format_name}
-    )
+    key = MemberKey.model_validate_json(sys.argv[2])
     print(json.dumps(asdict(measure_here(Path(sys.argv[1]), key))))
 
 

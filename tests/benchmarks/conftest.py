@@ -32,7 +32,7 @@ MODELS = {
 
 @pytest.fixture(scope="session")
 def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BenchmarkFamily]:
-    """``make_family("causal-lm")``, each made once: d02-q00 and d02-q02 for ONNX, LoRA on every linear module."""
+    """``make_family("causal-lm")``, each made once: depth 2, q 0 and 2, for ONNX, LoRA on every linear module."""
 
     @cache
     def make(task: str) -> BenchmarkFamily:

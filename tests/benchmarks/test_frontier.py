@@ -59,15 +59,15 @@ def test_another_file_is_refused(tmp_path, content):
 def test_real_steps_are_measured_and_members_compared_with_the_plain_one(monkeypatch, make_family, tmp_path):
     monkeypatch.setattr(frontier, "rival_contenders", lambda *_, **__: [])
     family = make_family("sequence-classification")
-    keys = (MemberKey(depth=2, quantized_layers=0), MemberKey(depth=2, quantized_layers=2))
+    keys = tuple(MemberKey(depth=2, quantized_layers=count, recompute_percent=3) for count in (0, 2))
     plain = Series(Kind("onnx"), family, keys)
     lean = Series(Kind("onnx"), family, keys, point="recompute 0.4", plain=False)
     found = measure_frontier([lean, plain], rounds=1, work=tmp_path, ort_training_python=None)
     assert [(row.method, row.variant) for row in found.rows[2:]] == [
-        ("onnx, recompute 0.4", "d02-q00"),
-        ("onnx, recompute 0.4", "d02-q02"),
-        ("onnx", "d02-q00"),
-        ("onnx", "d02-q02"),
+        ("onnx, recompute 0.4", "d02-q00-r03"),
+        ("onnx, recompute 0.4", "d02-q02-r03"),
+        ("onnx", "d02-q00-r03"),
+        ("onnx", "d02-q02-r03"),
     ]
     assert [row.unquantized for row in found.rows] == [None, None, 4, 4, 4, 4]
     assert all(row.peak_bytes > 0 and len(row.seconds) == 1 for row in found.rows)

@@ -2,12 +2,14 @@
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from quadloom_benchmarks import series
-from quadloom_benchmarks.families import BenchmarkFamily
+from quadloom_benchmarks.families import BenchmarkFamily, parse_members
 from quadloom_benchmarks.series import KINDS, Kind, open_series, parse_kinds, parse_shares
+from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
 from quadloom_runtime.errors import QuadloomError
 
 ARGUMENTS = argparse.Namespace(
@@ -38,12 +40,22 @@ def test_an_unknown_format_is_refused_by_name():
         parse_kinds("onx")
 
 
+def manifest_of(percent: int = 0) -> FamilyManifest:
+    """As much of a manifest as series read: members of depth 2 in every format."""
+    keys = [
+        MemberKey(depth=2, quantized_layers=count, recompute_percent=percent, format=kind.format)
+        for count in (0, 2)
+        for kind in KINDS
+    ]
+    return SimpleNamespace(members=[SimpleNamespace(key=key) for key in keys])  # type: ignore[return-value]
+
+
 def test_a_format_that_cannot_run_here_is_named_and_left_out(monkeypatch, capsys):
     exported: list[Kind] = []
 
     def export(**settings) -> BenchmarkFamily:
         exported.append(Kind(settings["member_format"], settings["executorch_backend"]))
-        return BenchmarkFamily(Path("family"), None, "model")  # type: ignore[arg-type]
+        return BenchmarkFamily(Path("family"), manifest_of(), "model")
 
     monkeypatch.setattr(series, "export_random_family", export)
     monkeypatch.setattr(series, "installed_formats", lambda: ("executorch",))
@@ -67,7 +79,7 @@ def test_every_recompute_share_is_a_series_and_only_none_is_plain(monkeypatch):
 
     def export(**settings) -> BenchmarkFamily:
         exported.append(settings["recompute"])
-        return BenchmarkFamily(Path("family"), None, "model")  # type: ignore[arg-type]
+        return BenchmarkFamily(Path("family"), manifest_of(round(100 * settings["recompute"])), "model")
 
     monkeypatch.setattr(series, "export_random_family", export)
     monkeypatch.setattr(series, "installed_formats", lambda: ("onnx",))
@@ -75,6 +87,19 @@ def test_every_recompute_share_is_a_series_and_only_none_is_plain(monkeypatch):
     compared = open_series(arguments)
     assert exported == [0.03, 0.0]
     assert [(each.name, each.plain) for each in compared] == [("onnx, recompute 0.03", False), ("onnx", True)]
+    assert [key.stem for each in compared for key in each.keys] == ["d02-q00-r03", "d02-q02-r03", "d02-q00", "d02-q02"]
+
+    chosen = argparse.Namespace(**(vars(arguments) | {"members": "2,0,0 2,2,3"}))
+    assert [key.stem for each in open_series(chosen) for key in each.keys] == ["d02-q02-r03", "d02-q00"]
+    absent = argparse.Namespace(**(vars(arguments) | {"members": "2,0 2,2,30"}))
+    with pytest.raises(QuadloomError, match=r"2,2,30, but --recompute is 0\.03,0"):
+        open_series(absent)
+
+
+@pytest.mark.parametrize("text", ["2", "2,x", "2,3", "2,0,101", "2,0,onnx", "2,0,3,onnx"])
+def test_a_member_is_named_by_two_or_three_numbers(text):
+    with pytest.raises(QuadloomError, match="--members"):
+        parse_members(text)
 
 
 @pytest.mark.parametrize("text", ["", "a", "0;1", "2", "-0.1", "nan"])

@@ -121,7 +121,7 @@ def test_devices_of_different_engines_train_one_model(
     assert process.returncode == 0, output
     for name in ("onnx", "executorch"):
         assigned = {each["member"] for each in events(tmp_path / "work", f"{name}-1") if each["event"] == "assigned"}
-        assert assigned == {"d01-q00" if name == "onnx" else "d01-q00 executorch"}
+        assert assigned == {"d01-q00-r03" if name == "onnx" else "d01-q00-r03 executorch"}
 
 
 def test_a_target_that_is_not_reached_makes_the_command_fail_after_its_tables(

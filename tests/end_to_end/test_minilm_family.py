@@ -21,7 +21,7 @@ from quadloom_runtime.engines.engine import Batch
 from quadloom_runtime.engines.select import open_training_engine
 
 EXAMPLE = Path(__file__).parents[2] / "build" / "examples" / "movie_reviews"
-FULL, QUANTIZED = MemberKey(depth=6, quantized_layers=0), MemberKey(depth=6, quantized_layers=6)
+FULL, QUANTIZED = (MemberKey(depth=6, quantized_layers=count, recompute_percent=3) for count in (0, 6))
 
 pytestmark = pytest.mark.skipif(
     not (EXAMPLE / "eval.jsonl").exists(),
@@ -76,17 +76,12 @@ def test_an_int8_stash_keeps_the_gradient_on_real_weights_and_sentences(
     assert quantized.worst_cosine >= 0.99
 
 
-@pytest.mark.parametrize("member", ["6,0", "6,6"])
-def test_the_planned_peak_predicts_the_measured_one(family: Path, manifest: FamilyManifest, member: str) -> None:
-    command = [sys.executable, "-m", "quadloom_benchmarks.worker", "member", str(family), member]
+@pytest.mark.parametrize("key", [FULL, QUANTIZED], ids=str)
+def test_the_planned_peak_predicts_the_measured_one(family: Path, manifest: FamilyManifest, key: MemberKey) -> None:
+    command = [sys.executable, "-m", "quadloom_benchmarks.worker", "member", str(family), key.model_dump_json()]
     done = subprocess.run(command, input="step\n" * 3, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
-    depth, count = (int(word) for word in member.split(","))
-    planned = next(
-        each.planned_peak_bytes
-        for each in manifest.members
-        if (each.key.depth, each.key.quantized_layers) == (depth, count)
-    )
+    planned = next(each.planned_peak_bytes for each in manifest.members if each.key == key)
     assert abs(measured / planned - 1) <= 0.15
 
 
@@ -105,15 +100,16 @@ LIMITED_STEP = """
 import sys
 from pathlib import Path
 from safetensors.numpy import load_file
-from quadloom_benchmarks.families import parse_members, random_batch
+from quadloom_benchmarks.families import random_batch
 from quadloom_runtime.emulation.limits import step_memory_limit
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.errors import StepOutOfMemoryError
 from quadloom_runtime.family_folder import load_manifest
+from quadloom_runtime.member_names import find_member
 
 folder, member, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 manifest = load_manifest(folder)
-(key,) = parse_members(member)
+key = find_member(manifest, member).key
 engine = open_training_engine(folder, manifest, key)
 parameters = load_file(folder / "adapter" / "adapter_model.safetensors")
 try:
@@ -132,7 +128,7 @@ def test_a_member_that_does_not_fit_the_hard_limit_fails_by_name_and_a_quantized
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
     refused = step_within("6,0", 60_000_000)
-    assert "member d06-q00 does not fit the limit of 60.0 MB" in refused[0]
+    assert "member d06-q00-r03 does not fit the limit of 60.0 MB" in refused[0]
     assert refused[-1] == "alive"
     assert step_within("6,6", 60_000_000) == ["trained", "alive"]
     assert step_within("6,0", 180_000_000) == ["trained", "alive"]

@@ -15,7 +15,8 @@ from quadloom_export.lowering.executorch import (
     weights_file,
 )
 from quadloom_export.lowering.executorch_adamw import lower_adamw
-from quadloom_export.lowering.executorch_single import method_name, single_file
+from quadloom_export.lowering.executorch_single import EVALUATION_METHOD, method_name, single_file
+from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.engines.executorch import ExecutorchEvaluationEngine, ExecutorchTrainingEngine
 from quadloom_runtime.engines.executorch_adamw import ExecutorchAdamW
 from quadloom_runtime.errors import QuadloomError
@@ -27,12 +28,22 @@ LAYERS = 3
 MEMBERS = ((1, 0), (LAYERS, LAYERS))
 
 
+def key_of(depth: int, quantized_layers: int) -> MemberKey:
+    return MemberKey(depth=depth, quantized_layers=quantized_layers)
+
+
+def test_a_method_is_named_as_its_member():
+    key = MemberKey(depth=6, quantized_layers=4, recompute_percent=30, format="executorch")
+    assert method_name(key) == "train_d06_q04_r30"
+    assert method_name(key_of(6, 4)) == "train_d06_q04"
+
+
 @pytest.fixture(scope="module")
 def program(make_tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bert = make_tiny("bert")
-    graphs = [bert.member(*each) for each in MEMBERS]
+    graphs = {method_name(key_of(*each)): bert.member(*each) for each in MEMBERS}
     path = tmp_path_factory.mktemp("single") / "family.pte"
-    save(single_file({method_name(each): each for each in (*graphs, bert.evaluation)}), path)
+    save(single_file({**graphs, EVALUATION_METHOD: bert.evaluation}), path)
     return path
 
 
@@ -43,7 +54,7 @@ def specs(graph):
 def training_engine(bert, program: Path, depth: int, quantized_layers: int) -> ExecutorchTrainingEngine:
     graph = bert.member(depth, quantized_layers)
     return ExecutorchTrainingEngine(
-        program, None, **specs(graph), method=f"train_d{depth:02d}_q{quantized_layers:02d}", label="single"
+        program, None, **specs(graph), method=method_name(key_of(depth, quantized_layers)), label="single"
     )
 
 

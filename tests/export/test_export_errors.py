@@ -57,6 +57,12 @@ def test_weights_of_an_unknown_kind(capsys, source, tmp_path):
         (["--rank", "0"], "rank 0 is too small", "1 or more"),
         (["--num-labels", "1"], "num labels 1 is too small", "2 or more"),
         (["--batch-size", "0"], "batch size 0 is too small", "1 or more"),
+        (["--recompute", "0,some"], "--recompute '0,some' is not a list of shares", "e.g. 0.03,0.3"),
+        (["--recompute", ""], "--recompute '' is not a list of shares", "e.g. 0.03,0.3"),
+        (["--recompute", "0.03,1.5"], "recompute share 1.5 is outside 0..1", "0.03 for 3 %"),
+        (["--recompute", "nan"], "recompute share nan is outside 0..1", "0.03 for 3 %"),
+        (["--recompute", "0.034"], "recompute share 0.034 is not a whole percent", "use 0.03,"),
+        (["--recompute", "0.3,0.03,0.30"], "recompute share 0.3 is given twice", "every share once"),
         (["--group-size", "-4"], "group size -4 is too small", "1 or more"),
         (["--alpha", "0"], "alpha 0.0 is not positive", "2 * rank"),
     ],
@@ -152,6 +158,31 @@ def test_the_remedy_for_an_unknown_target_lists_the_linear_modules():
 def test_settings_that_select_no_member_are_refused(settings):
     with pytest.raises(QuadloomError, match="select no member"):
         member_keys(settings, layers=2)
+
+
+def test_a_family_without_a_recompute_share_is_refused():
+    with pytest.raises(QuadloomError, match="no recompute share"):
+        check_settings(FamilySettings(recompute=()))
+
+
+def test_every_whole_percent_is_a_recompute_share():
+    for percent in range(101):
+        settings = FamilySettings(recompute=(percent / 100,))
+        check_settings(settings)
+        assert settings.recompute_percents == (percent,)
+
+
+def test_every_depth_but_the_heads_has_members_of_every_recompute_budget():
+    settings = FamilySettings(recompute=(0.3, 0.03), quantized=(0, 2))
+    assert [key.stem for key in member_keys(settings, layers=2)] == [
+        "d00-q00",
+        "d01-q00-r03",
+        "d01-q00-r30",
+        "d02-q00-r03",
+        "d02-q02-r03",
+        "d02-q00-r30",
+        "d02-q02-r30",
+    ]
 
 
 def test_other_bits_than_eight_and_four_are_refused():

@@ -152,7 +152,7 @@ def test_an_altered_member_is_exported_again_and_only_it(source, tmp_path, famil
     broken.write_bytes(broken.read_bytes()[:-1])
     lines = []
     export_family(str(source), tmp_path, SETTINGS, progress=lines.append)
-    assert next(line for line in lines if line.startswith("[")).startswith("[6/6] d01-q01")
+    assert next(line for line in lines if line.startswith("[")).startswith("[6/6] d01-q01-r03")
     assert sum(line.startswith("[") for line in lines) == 1
     assert contents(tmp_path) == contents(family[0])
 

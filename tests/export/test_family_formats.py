@@ -70,8 +70,8 @@ def test_a_device_is_told_of_every_file_that_its_member_needs(family: tuple[Path
     folder, manifest = family
     packaged = next(each for each in manifest.members if each.key.format == "ort-training")
     named = {blob.path for blob in manifest.files_for(packaged)}
-    assert {"onnx/ort-train-d02-q00.onnx", "onnx/ort-train-d02-q00.checkpoint", "onnx/ort-optimizer.onnx"} <= named
-    assert {"onnx/ort-eval.onnx", "onnx/weights.bin"} <= named
+    assert {"onnx/ort-train-d02-q00-r03.onnx", "onnx/ort-train-d02-q00-r03.checkpoint"} <= named
+    assert {"onnx/ort-optimizer.onnx", "onnx/ort-eval.onnx", "onnx/weights.bin"} <= named
     assert all((folder / path).is_file() for path in named)
 
 
@@ -91,7 +91,7 @@ def test_onnx_and_executorch_compute_the_same_step(
     family: tuple[Path, FamilyManifest], parameters: dict[str, np.ndarray], batch: Batch
 ) -> None:
     folder, manifest = family
-    key = MemberKey(depth=2, quantized_layers=0)
+    key = MemberKey(depth=2, quantized_layers=0, recompute_percent=3)
     found = [
         open_training_engine(folder, manifest, key.model_copy(update={"format": name})).step(parameters, batch)
         for name in ("onnx", "executorch")
@@ -154,10 +154,10 @@ def test_a_lost_companion_has_its_member_exported_again_and_no_other(make_model_
         depths=(0, 1), quantized=(0,), rank=2, batch_size=2, sequence_length=8, formats=("ort-training",)
     )
     manifest = export_family(source, tmp_path, settings)
-    (tmp_path / "onnx" / "ort-train-d01-q00.checkpoint").unlink()
+    (tmp_path / "onnx" / "ort-train-d01-q00-r03.checkpoint").unlink()
     said: list[str] = []
     assert export_family(source, tmp_path, settings, progress=said.append) == manifest
-    assert [line.partition(":")[0] for line in said if line.startswith("[")] == ["[2/2] d01-q00 ort-training"]
+    assert [line.partition(":")[0] for line in said if line.startswith("[")] == ["[2/2] d01-q00-r03 ort-training"]
 
 
 def test_a_single_executorch_program_needs_executorch() -> None:

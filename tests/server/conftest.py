@@ -76,6 +76,7 @@ def write_family(
     parameters: tuple[ParameterSpec, ...] | None = None,
     adapter_config: Mapping[str, object] | None = None,
     missing: tuple[MemberKey, ...] = (),
+    recompute_percent: int = 0,
     weights: bytes | None = None,
     seed: int = 0,
 ) -> Path:
@@ -89,7 +90,10 @@ def write_family(
     (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter_config or {"peft_type": "LORA"}))
     (folder / "tokenizer/tokenizer.json").write_text("{}")
     (folder / "onnx/weights.bin").write_bytes(random.bytes(300_000) if weights is None else weights)
-    keys = [MemberKey(depth=depth, quantized_layers=quantized) for depth, quantized in PLANNED_MEGABYTES]
+    keys = [
+        MemberKey(depth=depth, quantized_layers=quantized, recompute_percent=recompute_percent if depth else 0)
+        for depth, quantized in PLANNED_MEGABYTES
+    ]
     members = []
     for key in [each for each in keys if each not in missing]:
         path = f"onnx/train-{key.label}.onnx"
@@ -109,7 +113,7 @@ def _member(folder: Path, key: MemberKey, path: str) -> MemberSpec:
         weight_bytes=300_000,
         forward_operations=1,
         backward_operations=1,
-        quantized_elements=0,
+        quantized_elements=key.quantized_layers,
         gradient_error=GradientError(relative_l2=0, worst_cosine=1, worst_tensor=None),
         inputs=(),
         outputs=(),

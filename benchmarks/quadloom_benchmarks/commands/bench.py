@@ -20,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="DIR",
             help="exported families of one model; default: the 12-layer MiniLM shape, random weights",
         )
-        each.add_argument("--members", default="12,0 12,4 12,8 12,12", metavar='"D,Q ..."', help="members to measure")
+        each.add_argument(
+            "--members",
+            default="12,0 12,4 12,8 12,12",
+            metavar='"D,Q ..."',
+            help="members to measure; D,Q,R where a family has several recompute percents R",
+        )
         each.add_argument(
             "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, several of them, or all"
         )

@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-size", type=int, default=64, help="stash elements that share a scale")
     parser.add_argument(
         "--recompute",
-        type=float,
-        default=0.03,
-        metavar="SHARE",
-        help="of the forward's products that backward repeats",
+        default="0.03",
+        metavar="SHARES",
+        help="of the forward's products that backward may repeat (default %(default)s); several, such as 0.03,0.3: "
+        "members for each",
     )
     parser.add_argument("--row-chunks", type=int, default=4, metavar="N", help="shares of a feed-forward's rows")
     parser.add_argument(
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         bits="auto" if arguments.bits == "auto" else int(arguments.bits),
         group_size=arguments.group_size,
         error_budget=arguments.error_budget,
-        recompute=arguments.recompute,
+        recompute=parse_shares(arguments.recompute),
         row_chunks=arguments.row_chunks,
         weights=arguments.weights,
         measure=arguments.measure,
@@ -126,6 +126,20 @@ def run(arguments: argparse.Namespace) -> int:
         f"{time.monotonic() - started:.0f} s"
     )
     return 0
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """``"0.03,0.3"`` -> (0.03, 0.3).
+
+    Raises:
+        QuadloomError: not a list of numbers.
+    """
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise QuadloomError(
+            f"--recompute {text!r} is not a list of shares", remedy="write shares from 0 to 1, e.g. 0.03,0.3"
+        ) from None
 
 
 def parse_numbers(text: str, *, option: str) -> tuple[int, ...]:

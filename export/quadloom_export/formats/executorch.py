@@ -1,6 +1,6 @@
 """ExecuTorch programs with one data file."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, MemberFiles, SharedFiles
@@ -15,7 +15,7 @@ from quadloom_export.lowering.executorch import (
     weights_file,
 )
 from quadloom_export.lowering.executorch_adamw import flat_length, lower_adamw
-from quadloom_export.lowering.executorch_single import method_name, single_file
+from quadloom_export.lowering.executorch_single import single_file
 from quadloom_runtime.contract.manifest import BlobReference, EvaluationSpec, ExecutorchBackend, FormatSpec, MemberKey
 from quadloom_runtime.engines.engine import TrainingEngine
 from quadloom_runtime.engines.executorch import ExecutorchTrainingEngine
@@ -101,7 +101,7 @@ def _planned_peak_bytes(lowered: ExecutorchMember, graph: JointGraph) -> int:
     return lowered.arena_bytes + results + METHOD_BYTES + round(METHOD_SHARE * len(lowered.program))
 
 
-def write_single_file(folder: Path, graphs: Iterable[JointGraph], *, backend: ExecutorchBackend) -> BlobReference:
+def write_single_file(folder: Path, graphs: Mapping[str, JointGraph], *, backend: ExecutorchBackend) -> BlobReference:
     """Write one program with a method per graph and AdamW, for loaders that take no data file."""
-    save(single_file({method_name(each): each for each in graphs}, backend=backend), folder / SINGLE_FILE_PATH)
+    save(single_file(graphs, backend=backend), folder / SINGLE_FILE_PATH)
     return blob_reference(folder, SINGLE_FILE_PATH, media_type=BINARY_MEDIA_TYPE)

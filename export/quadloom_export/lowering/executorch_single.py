@@ -7,17 +7,17 @@ and a device pays for the one that it calls.
 
 from collections.abc import Mapping
 
-from quadloom_export.graph import GRADIENT_PREFIX, JointGraph
+from quadloom_export.graph import JointGraph
 from quadloom_export.lowering.executorch import ArenaPlanner, assemble, exported
 from quadloom_export.lowering.executorch_adamw import METHOD, exported_adamw, flat_length
-from quadloom_runtime.contract.manifest import ExecutorchBackend
+from quadloom_runtime.contract.manifest import ExecutorchBackend, MemberKey
+
+EVALUATION_METHOD = "eval"
 
 
-def method_name(joint: JointGraph) -> str:
-    """``train_d06_q04`` for a training graph, ``eval`` for the evaluation graph."""
-    if not any(name.startswith(GRADIENT_PREFIX) for name in joint.outputs):
-        return "eval"
-    return f"train_d{joint.depth:02d}_q{joint.quantized_layers:02d}"
+def method_name(key: MemberKey) -> str:
+    """Of a member's training graph, e.g. ``train_d06_q04_r30``."""
+    return f"train_{key.stem.replace('-', '_')}"
 
 
 def single_file(graphs: Mapping[str, JointGraph], *, backend: ExecutorchBackend = "portable") -> bytes:

@@ -10,7 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("family", type=Path, metavar="DIR", help="folder that `quadloom export` wrote")
     parser.add_argument("--json", action="store_true", help="print the manifest (or the member) as JSON")
-    parser.add_argument("--member", metavar="D,Q", help="one member, e.g. 6,4")
+    parser.add_argument(
+        "--member", metavar="D,Q", help="one member, e.g. 6,4, or 6,4,30 where several recompute budgets have it"
+    )
     parser.add_argument("--memory", action="store_true", help="with --member: what fills its planned peak")
     parser.add_argument(
         "--family-key",
@@ -26,8 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     from quadloom_runtime.errors import QuadloomError
     from quadloom_runtime.family_folder import MANIFEST_NAME, altered_files, parse_manifest, read_manifest_file
     from quadloom_runtime.family_signature import read_signature, verify_manifest
-    from quadloom_runtime.family_table import family_table, find_member, member_table, memory_table
+    from quadloom_runtime.family_table import family_table, member_table, memory_table
     from quadloom_runtime.keys import load_public_key
+    from quadloom_runtime.member_names import find_member
 
     if arguments.memory and arguments.member is None:
         raise QuadloomError("--memory needs a member", remedy="name one, e.g. --member 6,4 --memory")

@@ -94,10 +94,16 @@ class PeakItem(Value):
 
 
 class MemberKey(Value):
-    """What names a member within a family."""
+    """What names a member within a family.
+
+    Attributes:
+        recompute_percent: multiply-adds of the forward that the backward may repeat, of all; 0 where only the head
+            trains.
+    """
 
     depth: int = Field(ge=0, le=10_000)
     quantized_layers: int = Field(ge=0, le=10_000)
+    recompute_percent: int = Field(default=0, ge=0, le=100)
     format: Format = "onnx"
 
     @model_validator(mode="after")
@@ -108,12 +114,13 @@ class MemberKey(Value):
 
     @property
     def stem(self) -> str:
-        """Name within its format, used in file names, e.g. ``d06-q04``."""
-        return f"d{self.depth:02d}-q{self.quantized_layers:02d}"
+        """Name within its format, used in file names: ``d06-q04``, and ``d06-q04-r30`` if it may recompute 30 %."""
+        recompute = f"-r{self.recompute_percent:02d}" if self.recompute_percent else ""
+        return f"d{self.depth:02d}-q{self.quantized_layers:02d}{recompute}"
 
     @property
     def label(self) -> str:
-        """Short name used in messages: ``d06-q04``, and ``d06-q04 executorch`` for another format than ONNX."""
+        """Short name used in messages: its stem, and ``d06-q04-r30 executorch`` for another format than ONNX."""
         return self.stem if self.format == "onnx" else f"{self.stem} {self.format}"
 
 
@@ -240,7 +247,8 @@ class StashSpec(Value):
     Attributes:
         bits: ``auto`` where each tensor has the fewest that an error budget allows.
         group_size: of what `kinds` does not name.
-        error_budget: largest relative L2 of the LoRA gradients at the deepest member with all layers quantized.
+        error_budget: largest relative L2 of the LoRA gradients at the deepest member with all layers quantized, the one
+            that recomputes least.
         kinds: what was chosen within the budget.
     """
 
@@ -260,7 +268,7 @@ class FamilyManifest(Value):
         rounding_error: what that does to the gradient at full depth: with stored against with original weights, None
             when nothing is rounded, or not measured yet.
         missing: members that were planned but are not exported yet.
-        single_file: one ExecuTorch program with every member (``train_d06_q04``), ``eval`` and ``adamw``, weights
+        single_file: one ExecuTorch program with every member (``train_d06_q04_r30``), ``eval`` and ``adamw``, weights
             included, for loaders that take no data file.
     """
 

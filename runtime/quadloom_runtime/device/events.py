@@ -5,7 +5,7 @@ Every JSON line has `time_s` (seconds since 1970) and `event`:
 | event | further fields |
 |---|---|
 | enrolled | device_id |
-| assigned | assignment_id, round_index, member, depth, quantized_layers, reason |
+| assigned | assignment_id, round_index, member, depth, quantized_layers, recompute_percent, format, reason |
 | downloading | name, sha256 |
 | fetched | downloaded_bytes |
 | step | round_index, step, steps, loss, peak_step_bytes |
@@ -74,6 +74,7 @@ class EventLog:
             member=key.label,
             depth=key.depth,
             quantized_layers=key.quantized_layers,
+            recompute_percent=key.recompute_percent,
             format=key.format,
             reason=assignment.reason,
         )

@@ -91,6 +91,7 @@ def _new_assignment(turn: Turn, device: Device, current: Round, member: MemberKe
         attempt=attempt,
         depth=member.depth,
         quantized_layers=member.quantized_layers,
+        recompute_percent=member.recompute_percent,
         format=member.format,
         state="open",
         assigned_at_s=turn.now_s,

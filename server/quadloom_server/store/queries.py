@@ -133,6 +133,7 @@ def member_key(assignment: Assignment) -> MemberKey:
         {
             "depth": assignment.depth,
             "quantized_layers": assignment.quantized_layers,
+            "recompute_percent": assignment.recompute_percent,
             "format": assignment.format,
         }
     )

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Base(DeclarativeBase):
@@ -112,6 +112,7 @@ class Assignment(Base):
     attempt: Mapped[int]
     depth: Mapped[int]
     quantized_layers: Mapped[int]
+    recompute_percent: Mapped[int]
     format: Mapped[str] = mapped_column(String(20))
     reason: Mapped[str]
     memory_limit_bytes: Mapped[int] = mapped_column(BigInteger)

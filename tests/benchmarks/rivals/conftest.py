@@ -19,7 +19,8 @@ def agrees_with_ours(family: BenchmarkFamily) -> Callable[[Rival], None]:
     """``agrees_with_ours(rival)``: after two steps its gradients are those of our member at full depth."""
 
     def check(rival: Rival) -> None:
-        engine = open_training_engine(family.folder, family.manifest, MemberKey(depth=2, quantized_layers=0), threads=1)
+        key = MemberKey(depth=2, quantized_layers=0, recompute_percent=3)
+        engine = open_training_engine(family.folder, family.manifest, key, threads=1)
         parameters = load_file(family.folder / "adapter/adapter_model.safetensors")
         ours = engine.step(parameters, random_batch(family.manifest)).gradients
         rival.step()

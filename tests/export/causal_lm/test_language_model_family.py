@@ -39,7 +39,13 @@ def test_a_family_states_its_task_and_members_are_exact_or_close(family):
     folder, manifest = family
     assert altered_files(folder, manifest) == []
     assert (manifest.task.kind, manifest.task.num_labels) == ("causal-lm", None)
-    assert [each.key.label for each in manifest.members] == ["d01-q00", "d01-q01", "d02-q00", "d02-q01", "d02-q02"]
+    assert [each.key.label for each in manifest.members] == [
+        "d01-q00-r03",
+        "d01-q01-r03",
+        "d02-q00-r03",
+        "d02-q01-r03",
+        "d02-q02-r03",
+    ]
     for member in manifest.members:
         assert 0 < member.gradient_error.relative_l2 <= (0.02 if member.key.quantized_layers else 1e-5)
         labels = next(each for each in member.inputs if each.name == "labels")

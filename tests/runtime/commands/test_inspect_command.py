@@ -20,7 +20,7 @@ def test_each_member_is_a_row_with_its_figures(family: Family, capsys: Capture) 
     for word in ("TinyForSequenceClassification", "tiny/model", "rank 4", "alpha 8", "batch 4 x 5", "INT8"):
         assert word in header
     size_kb = f"{family[1].members[2].graph.size_bytes / 1e3:.0f}"
-    assert lines[-1].split() == ["1", "1", "onnx", "2.0", "-", "-", "2.0", "0.5", "1.230", "%", "0.99900", size_kb]
+    assert lines[-1].split() == [*"110%", "onnx", *["2.0", "-", "-", "2.0", "0.5", "1.230", "%", "0.99900"], size_kb]
     assert [line.split()[:2] for line in lines[-3:]] == [["0", "0"], ["1", "0"], ["1", "1"]]
 
 
@@ -46,7 +46,12 @@ def test_what_fills_a_members_peak_is_listed_with_its_share(family: Family, caps
 
 def test_a_member_as_json_is_that_member(family: Family, capsys: Capture) -> None:
     assert main(["inspect", str(family[0]), "--member", "1, 0", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["key"] == {"depth": 1, "quantized_layers": 0, "format": "onnx"}
+    assert json.loads(capsys.readouterr().out)["key"] == {
+        "depth": 1,
+        "quantized_layers": 0,
+        "recompute_percent": 0,
+        "format": "onnx",
+    }
 
 
 def test_one_member_shows_its_hash_and_its_gradient_error(family: Family, capsys: Capture) -> None:
@@ -56,12 +61,49 @@ def test_one_member_shows_its_hash_and_its_gradient_error(family: Family, capsys
     assert "1.230 %" in shown
 
 
-@pytest.mark.parametrize("member", ["6,4", "1", "one,zero"])
+@pytest.mark.parametrize("member", ["6,4", "1", "one,zero", "1,1,3", "1,1,0,executorch", "1,1,0,onnx,7", "1,2"])
 def test_an_unknown_member_is_named_with_those_there_are(family: Family, capsys: Capture, member: str) -> None:
     assert main(["inspect", str(family[0]), "--member", member]) == 1
     shown = capsys.readouterr().err
     assert repr(member) in shown
-    assert "0,0 1,0 1,1" in shown
+    assert "0,0,0 1,0,0 1,1,0" in shown
+
+
+def with_another_budget(family: Family, folder: Path) -> None:
+    """A family of which every member but the first can also recompute 30 %; no file but the manifest."""
+    manifest = family[1]
+    others = [
+        each.model_copy(update={"key": each.key.model_copy(update={"recompute_percent": 30})})
+        for each in manifest.members[1:]
+    ]
+    save_manifest(folder, manifest.model_copy(update={"members": (*manifest.members, *others)}))
+
+
+def test_recompute_budgets_are_a_column(family: Family, tmp_path: Path, capsys: Capture) -> None:
+    with_another_budget(family, tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in lines[-5:]] == [
+        ["0", "0", "0", "%"],
+        ["1", "0", "0", "%"],
+        ["1", "1", "0", "%"],
+        ["1", "0", "30", "%"],
+        ["1", "1", "30", "%"],
+    ]
+
+
+def test_a_name_that_fits_several_budgets_is_refused_with_those_there_are(
+    family: Family, tmp_path: Path, capsys: Capture
+) -> None:
+    with_another_budget(family, tmp_path)
+    assert main(["inspect", str(tmp_path), "--member", "1,1"]) == 1
+    shown = capsys.readouterr().err
+    assert "'1,1'" in shown
+    assert shown.strip().endswith("choose one of: 1,1,0 1,1,30")
+    assert main(["inspect", str(tmp_path), "--member", "0,0"]) == 0
+    for name, stem in (("1,1,0", "d01-q01 (onnx)"), ("1,1,30", "d01-q01-r30 (onnx)"), ("1,1,30,onnx", "d01-q01-r30 (")):
+        assert main(["inspect", str(tmp_path), "--member", name]) == 0
+        assert stem in capsys.readouterr().out
 
 
 def test_memory_without_a_member_says_which_option_is_missing(family: Family, capsys: Capture) -> None:
