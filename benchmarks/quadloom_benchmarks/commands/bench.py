@@ -74,11 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_frontier(arguments: argparse.Namespace) -> int:
     from quadloom_benchmarks.chart import draw_chart
-    from quadloom_benchmarks.frontier import load_frontier, measure_frontier, save_frontier, table
+    from quadloom_benchmarks.frontier import Frontier, measure_frontier, table
+    from quadloom_benchmarks.saved import load_found, save_found
     from quadloom_benchmarks.series import open_series
 
     if arguments.from_json is not None:
-        found = load_frontier(arguments.from_json)
+        found = load_found(arguments.from_json, Frontier)
     else:
         found = measure_frontier(
             open_series(arguments),
@@ -88,7 +89,7 @@ def _run_frontier(arguments: argparse.Namespace) -> int:
         )
     print(table(found))
     if arguments.json is not None:
-        save_frontier(found, arguments.json)
+        save_found(found, arguments.json)
     if arguments.chart is not None:
         draw_chart(found, arguments.chart)
     return 0
