@@ -67,9 +67,9 @@ def measure_accuracy(
     ]
     settings, bits = training.settings, family.manifest.stash.bits
     return Accuracy(
-        setting=f"{found[0].examples} training examples, {settings.epochs} epochs, learning rate "
+        setting=f"training examples {found[0].examples}, epochs {settings.epochs}, learning rate "
         f"{settings.learning_rate:g}, of the head {settings.head_learning_rate:g}; accuracy in percent of "
-        f"{found[0].evaluation.examples} held-out predictions; stash of {bits} bits; {family.shape}",
+        f"{found[0].evaluation.examples} held-out predictions; stash bits {bits}; {family.shape}",
         seeds=tuple(seeds),
         rows=tuple(rows),
     )
