@@ -135,9 +135,10 @@ def _after_epoch(run: str, *, epochs: int) -> OnStep:
     """Say on stderr how each epoch went."""
 
     def after(at: Checkpoint, steps: int) -> None:
-        epoch, rest = divmod(at.step, steps // epochs)
+        steps_per_epoch = steps // epochs
+        epoch, rest = divmod(at.step, steps_per_epoch)
         if rest == 0:
-            loss = np.mean(at.losses[-steps // epochs :])
+            loss = np.mean(at.losses[-steps_per_epoch:])
             _say(f"{run}: epoch {epoch} of {epochs}, loss {loss:.4f}, {at.train_s:.0f} s")
 
     return after
