@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from quadloom_benchmarks.contender import Contender, member_contender
 from quadloom_benchmarks.interleaved import Measured, measure_interleaved, time_ratio
 from quadloom_benchmarks.rivals.contenders import pytorch_contender, rival_contenders
 from quadloom_benchmarks.series import Series
 from quadloom_runtime.contract.manifest import MemberKey, Value
-from quadloom_runtime.errors import QuadloomError
 
 
 class Row(Value):
@@ -75,25 +72,6 @@ def measure_frontier(compared: list[Series], *, rounds: int, work: Path, ort_tra
     return Frontier(
         setting=f"{family.shape}; 1 thread, one process each, {rounds} interleaved rounds", rows=tuple(rows)
     )
-
-
-def load_frontier(path: Path) -> Frontier:
-    """Read what ``--json`` wrote.
-
-    Raises:
-        QuadloomError: it is no such file.
-    """
-    try:
-        return Frontier.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise QuadloomError(f"--from-json {path}: {reason}", remedy="name a file that --json wrote") from None
-
-
-def save_frontier(frontier: Frontier, path: Path) -> None:
-    """Write it for `load_frontier`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(frontier.model_dump_json(indent=1) + "\n")
 
 
 def table(frontier: Frontier) -> str:

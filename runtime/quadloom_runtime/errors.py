@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -19,6 +20,10 @@ class QuadloomError(Exception):
         super().__init__(f"{cause}\n  remedy: {remedy}")
         self.cause = cause
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as it is: by default the constructor would be called again with the message alone, and fail."""
+        return QuadloomError.__new__, (type(self), *self.args), self.__dict__
 
 
 class MissingExtraError(QuadloomError):

@@ -14,7 +14,10 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from quadloom_benchmarks.families import BenchmarkFamily
 from quadloom_export.family import export_family
 from quadloom_export.settings import FamilySettings
+from quadloom_runtime.contract.manifest import FamilyManifest
+from quadloom_runtime.family_folder import blob_reference, save_manifest
 
+ADAPTER = "adapter/adapter_model.safetensors"
 SIZES = {
     "vocab_size": 1000,  # the random batch draws from as many
     "hidden_size": 32,
@@ -48,8 +51,7 @@ def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ben
             batch_size=4,
             sequence_length=16,
         )
-        export_family(str(root / "model"), root / "family", settings)
-        _move_adapter(root / "family/adapter/adapter_model.safetensors")
+        _move_adapter(root / "family", export_family(str(root / "model"), root / "family", settings))
         return BenchmarkFamily.load(root / "family")
 
     return make
@@ -61,10 +63,14 @@ def family(request: pytest.FixtureRequest, make_family: Callable[[str], Benchmar
     return make_family(request.param)
 
 
-def _move_adapter(path: Path) -> None:
+def _move_adapter(folder: Path, manifest: FamilyManifest) -> None:
+    path = folder / ADAPTER
     generator = np.random.default_rng(0)
     moved = {
         name: (value + 0.05 * generator.standard_normal(value.shape)).astype(np.float32)
         for name, value in load_file(path).items()
     }
     save_file(moved, path)
+    # The manifest holds every file's hash, and who opens the family may check it.
+    adapter = tuple(blob_reference(folder, each.path, media_type=each.media_type) for each in manifest.adapter)
+    save_manifest(folder, manifest.model_copy(update={"adapter": adapter}))

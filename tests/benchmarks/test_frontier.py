@@ -5,7 +5,8 @@ import json
 import pytest
 
 from quadloom_benchmarks import frontier
-from quadloom_benchmarks.frontier import Frontier, Row, load_frontier, measure_frontier, save_frontier, table
+from quadloom_benchmarks.frontier import Frontier, Row, measure_frontier, table
+from quadloom_benchmarks.saved import load_found, save_found
 from quadloom_benchmarks.series import Kind, Series
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.errors import QuadloomError
@@ -45,15 +46,15 @@ def test_a_row_has_peaks_plan_ratios_and_error():
 
 
 def test_what_was_measured_can_be_saved_and_read(tmp_path):
-    save_frontier(MEASURED, tmp_path / "new/found.json")
-    assert load_frontier(tmp_path / "new/found.json") == MEASURED
+    save_found(MEASURED, tmp_path / "new/found.json")
+    assert load_found(tmp_path / "new/found.json", Frontier) == MEASURED
 
 
 @pytest.mark.parametrize("content", ["", "{", json.dumps({"setting": "none"})])
 def test_another_file_is_refused(tmp_path, content):
     (tmp_path / "found.json").write_text(content)
     with pytest.raises(QuadloomError, match="--json"):
-        load_frontier(tmp_path / "found.json")
+        load_found(tmp_path / "found.json", Frontier)
 
 
 def test_real_steps_are_measured_and_members_compared_with_the_plain_one(monkeypatch, make_family, tmp_path):

@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
-SUMMARY = "measure memory and speed: training steps against PyTorch eager, and the server"
+from quadloom_runtime.contract.manifest import Format
+from quadloom_runtime.errors import QuadloomError
+
+SUMMARY = "measure memory, speed and accuracy: training steps against PyTorch eager, quantized members, the server"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument(
             "--work", type=Path, default=Path("build/bench"), help="folder for the benchmark's own family"
         )
+    _add_accuracy_arguments(
+        kinds.add_parser("accuracy", help="held-out accuracy of members trained alike in one place")
+    )
     server = kinds.add_parser("server", help="check-ins, updates and blob bytes per second, and the server's memory")
     server.add_argument("--devices", default="10 100 1000", metavar='"N ..."', help="sizes of the fleets")
     server.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for family and state")
@@ -54,6 +61,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     frontier.add_argument("--chart", type=Path, metavar="FILE.svg", help="also draw memory against step time")
 
 
+def _add_accuracy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--family", type=Path, metavar="DIR", help="an exported family")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="text to train on: JSONL, CSV or Parquet")
+    parser.add_argument("--eval", type=Path, metavar="FILE", help="held-out text")
+    parser.add_argument("--text-field", default="text", help="field of the text (default %(default)s)")
+    parser.add_argument("--label-field", default="label", help="field of the class index (default %(default)s)")
+    parser.add_argument(
+        "--members", metavar='"D,Q ..."', help="compared with the first; default: the deepest with q = 0 and q = d"
+    )
+    parser.add_argument("--format", choices=get_args(Format), default="onnx")
+    parser.add_argument("--seeds", default="0,1,2", metavar="LIST", help="each an order of the data and a LoRA start")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="of LoRA, falling to 0 (default %(default)s)")
+    parser.add_argument("--head-learning-rate", type=float, default=2e-3, help="the same (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of one training (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time (default %(default)s)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N examples of each file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also save what was measured")
+    parser.add_argument("--from-json", type=Path, metavar="FILE", help="train nothing, show what --json saved")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Dispatch."""
     if arguments.benchmark == "server":
@@ -63,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.benchmark == "frontier":
         return _run_frontier(arguments)
+    if arguments.benchmark == "accuracy":
+        return _run_accuracy(arguments)
     from quadloom_benchmarks.series import open_series
 
     compared = open_series(arguments)
@@ -79,11 +109,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_frontier(arguments: argparse.Namespace) -> int:
     from quadloom_benchmarks.chart import draw_chart
-    from quadloom_benchmarks.frontier import load_frontier, measure_frontier, save_frontier, table
+    from quadloom_benchmarks.frontier import Frontier, measure_frontier, table
+    from quadloom_benchmarks.saved import load_found, save_found
     from quadloom_benchmarks.series import open_series
 
     if arguments.from_json is not None:
-        found = load_frontier(arguments.from_json)
+        found = load_found(arguments.from_json, Frontier)
     else:
         found = measure_frontier(
             open_series(arguments),
@@ -93,7 +124,46 @@ def _run_frontier(arguments: argparse.Namespace) -> int:
         )
     print(table(found))
     if arguments.json is not None:
-        save_frontier(found, arguments.json)
+        save_found(found, arguments.json)
     if arguments.chart is not None:
         draw_chart(found, arguments.chart)
+    return 0
+
+
+def _run_accuracy(arguments: argparse.Namespace) -> int:
+    from quadloom_benchmarks.accuracy import Accuracy, make_settings, measure_accuracy, parse_seeds, table
+    from quadloom_benchmarks.central_training import CentralTraining
+    from quadloom_benchmarks.saved import load_found, save_found
+
+    if arguments.from_json is not None:
+        found = load_found(arguments.from_json, Accuracy)
+    else:
+        for option in ("family", "train", "eval"):
+            if getattr(arguments, option) is None:
+                raise QuadloomError(f"--{option} is not given", remedy=f"give --{option}, or --from-json")
+        settings = make_settings(
+            epochs=arguments.epochs,
+            learning_rate=arguments.learning_rate,
+            head_learning_rate=arguments.head_learning_rate,
+        )
+        training = CentralTraining(
+            family=arguments.family,
+            train=arguments.train,
+            held_out=arguments.eval,
+            settings=settings,
+            threads=arguments.threads,
+            limit=arguments.limit,
+            text_field=arguments.text_field,
+            label_field=arguments.label_field,
+        )
+        found = measure_accuracy(
+            training,
+            members=arguments.members,
+            member_format=arguments.format,
+            seeds=parse_seeds(arguments.seeds),
+            jobs=arguments.jobs,
+        )
+    print(table(found))
+    if arguments.json is not None:
+        save_found(found, arguments.json)
     return 0

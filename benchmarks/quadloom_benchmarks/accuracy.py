@@ -1,0 +1,166 @@
+"""`quadloom bench accuracy`: whether a quantized stash costs accuracy, members trained alike on the same text."""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import product, repeat
+from multiprocessing import get_context
+from statistics import mean
+
+from pydantic import Field, ValidationError
+
+from quadloom_benchmarks.central_training import CentralTraining, Trained, train_member
+from quadloom_benchmarks.families import BenchmarkFamily, parse_members
+from quadloom_runtime.contract.manifest import FamilyManifest, Format, MemberKey, Value
+from quadloom_runtime.contract.wire import Evaluation, TrainingSettings
+from quadloom_runtime.errors import QuadloomError
+
+
+class Row(Value):
+    """A member and what its training reached, one evaluation per seed."""
+
+    member: str
+    evaluations: tuple[Evaluation, ...] = Field(min_length=1)
+
+    @property
+    def mean_percent(self) -> float:
+        """Mean accuracy over the seeds."""
+        return mean(100 * each.accuracy for each in self.evaluations)
+
+    def differences(self, reference: "Row") -> list[float]:
+        """Accuracy minus that of `reference` with the same seed, in points."""
+        pairs = zip(self.evaluations, reference.evaluations, strict=True)
+        return [100 * (own.accuracy - other.accuracy) for own, other in pairs]
+
+
+class Accuracy(Value):
+    """One run of the benchmark.
+
+    Attributes:
+        setting: what was trained and how.
+        rows: the others are compared with the first.
+    """
+
+    setting: str
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...] = Field(min_length=1)
+
+
+def measure_accuracy(
+    training: CentralTraining, *, members: str | None, member_format: Format, seeds: Sequence[int], jobs: int
+) -> Accuracy:
+    """Train every member with every seed, `jobs` of these runs at a time.
+
+    Raises:
+        QuadloomError: a number is out of range, the family lacks a member, or a run failed.
+    """
+    for name, value in (("--threads", training.threads), ("--limit", training.limit), ("--jobs", jobs)):
+        if value is not None and value < 1:
+            raise QuadloomError(f"{name} is {value}", remedy=f"give {name} a value of at least 1")
+    family = BenchmarkFamily.load(training.family)
+    keys = choose_members(family.manifest, members, member_format=member_format)
+    # Seed by seed, so that whoever watches can compare early.
+    found = _train_all(training, list(product(seeds, keys)), jobs=jobs)
+    rows = [
+        Row(member=key.label, evaluations=tuple(each.evaluation for each in found[place :: len(keys)]))
+        for place, key in enumerate(keys)
+    ]
+    settings, bits = training.settings, family.manifest.stash.bits
+    return Accuracy(
+        setting=f"training examples {found[0].examples}, epochs {settings.epochs}, learning rate "
+        f"{settings.learning_rate:g}, of the head {settings.head_learning_rate:g}; accuracy in percent of "
+        f"{found[0].evaluation.examples} held-out predictions; stash bits {bits}; {family.shape}",
+        seeds=tuple(seeds),
+        rows=tuple(rows),
+    )
+
+
+def choose_members(manifest: FamilyManifest, text: str | None, *, member_format: Format) -> tuple[MemberKey, ...]:
+    """The members of `text`; without it the deepest, with nothing and with everything quantized.
+
+    Raises:
+        QuadloomError: `text` is no list of members, or the family lacks one.
+    """
+    held = [each.key for each in manifest.members if each.key.format == member_format]
+    deepest = max((key.depth for key in held), default=0)
+    wanted = parse_members(f"{deepest},0 {deepest},{deepest}" if text is None else text)
+    keys = tuple(key.model_copy(update={"format": member_format}) for key in dict.fromkeys(wanted))
+    if not keys:
+        raise QuadloomError(f"--members {text!r} names none", remedy='write e.g. --members "6,0 6,6"')
+    for key in keys:
+        if key not in held:
+            have = ", ".join(each.key.label for each in manifest.members)
+            raise QuadloomError(
+                f"the family has no member {key.stem} for {member_format}",
+                remedy=f"choose --members and --format from: {have}",
+            )
+    return keys
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``"0,1,2"`` -> (0, 1, 2).
+
+    Raises:
+        QuadloomError: not a list of different numbers from 0.
+    """
+    try:
+        seeds = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise QuadloomError(f"--seeds {text!r}", remedy="write different numbers from 0, e.g. 0,1,2")
+    return seeds
+
+
+def make_settings(*, epochs: int, learning_rate: float, head_learning_rate: float) -> TrainingSettings:
+    """Settings with a learning rate that falls to zero, so that the last steps do not decide what is compared.
+
+    Raises:
+        QuadloomError: a value out of range.
+    """
+    try:
+        return TrainingSettings(
+            epochs=epochs, learning_rate=learning_rate, head_learning_rate=head_learning_rate, schedule="linear"
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{str(first['loc'][0]).replace('_', '-')}"
+        raise QuadloomError(f"{option} is {first['input']}", remedy=f"{first['msg']}: change {option}") from None
+
+
+def table(found: Accuracy) -> str:
+    """A row per member: accuracy per seed, their mean, and how far it is from the first member."""
+    first, width = found.rows[0], max(len(row.member) for row in found.rows)
+    seeds = "".join(f"{f'seed {seed}':>10}" for seed in found.seeds)
+    percent = f"{'%':>10}" * (len(found.seeds) + 1)
+    return "\n".join(
+        [
+            found.setting,
+            f"{'':>{width}}{seeds}{'mean':>10}{f'against {first.member}':>20}{'largest of a seed':>20}",
+            f"{'':>{width}}{percent}{'points':>20}{'points':>20}",
+            *(_line(row, first, width) for row in found.rows),
+        ]
+    )
+
+
+def _line(row: Row, first: Row, width: int) -> str:
+    percents = "".join(f"{100 * each.accuracy:10.2f}" for each in row.evaluations)
+    line = f"{row.member:>{width}}{percents}{row.mean_percent:10.2f}"
+    if row is first:
+        return line
+    differences = row.differences(first)
+    return f"{line}{mean(differences):+20.2f}{max(differences, key=abs):+20.2f}"
+
+
+def _train_all(training: CentralTraining, runs: list[tuple[int, MemberKey]], *, jobs: int) -> list[Trained]:
+    seeds, keys = zip(*runs, strict=True)
+    if jobs == 1:
+        return list(map(train_member, repeat(training), keys, seeds))
+    # Spawned: a forked process would share the state of the engines' threads.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            return list(pool.map(train_member, repeat(training), keys, seeds))
+        except BrokenProcessPool:
+            raise QuadloomError(
+                f"a process of --jobs {jobs} ended before its training did", remedy="give fewer --jobs: memory may lack"
+            ) from None
