@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from itertools import product, repeat
 from multiprocessing import get_context
 from statistics import mean
@@ -14,6 +15,7 @@ from quadloom_benchmarks.families import BenchmarkFamily, parse_members
 from quadloom_runtime.contract.manifest import FamilyManifest, Format, MemberKey, Value
 from quadloom_runtime.contract.wire import Evaluation, TrainingSettings
 from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.member_names import find_member
 
 
 class Row(Value):
@@ -84,17 +86,10 @@ def choose_members(manifest: FamilyManifest, text: str | None, *, member_format:
     held = [each.key for each in manifest.members if each.key.format == member_format]
     deepest = max((key.depth for key in held), default=0)
     wanted = parse_members(f"{deepest},0 {deepest},{deepest}" if text is None else text)
-    keys = tuple(key.model_copy(update={"format": member_format}) for key in dict.fromkeys(wanted))
-    if not keys:
+    if not wanted:
         raise QuadloomError(f"--members {text!r} names none", remedy='write e.g. --members "6,0 6,6"')
-    for key in keys:
-        if key not in held:
-            have = ", ".join(each.key.label for each in manifest.members)
-            raise QuadloomError(
-                f"the family has no member {key.stem} for {member_format}",
-                remedy=f"choose --members and --format from: {have}",
-            )
-    return keys
+    names = [str(replace(name, format=member_format)) for name in dict.fromkeys(wanted)]
+    return tuple(find_member(manifest, name).key for name in names)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

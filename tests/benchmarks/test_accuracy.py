@@ -20,7 +20,10 @@ from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import Batch
 from quadloom_runtime.errors import QuadloomError
 
-PLAIN, QUANTIZED = MemberKey(depth=2, quantized_layers=0), MemberKey(depth=2, quantized_layers=2)
+PLAIN, QUANTIZED = (
+    MemberKey(depth=2, quantized_layers=0, recompute_percent=3),
+    MemberKey(depth=2, quantized_layers=2, recompute_percent=3),
+)
 LETTERS = ("abcdefgh", "stuvwxyz")
 """Of the words of each class."""
 
@@ -125,7 +128,7 @@ def test_processes_find_what_one_process_finds_and_say_how_each_epoch_went(train
     short = replace(training, limit=8)
     found = measure_accuracy(short, jobs=2, **options)
     assert found == measure_accuracy(short, jobs=1, **options)
-    assert [(row.member, len(row.evaluations)) for row in found.rows] == [("d02-q00", 2), ("d02-q02", 2)]
+    assert [(row.member, len(row.evaluations)) for row in found.rows] == [("d02-q00-r03", 2), ("d02-q02-r03", 2)]
     said = capfd.readouterr().err
     assert said.count("d02-q02, seed 3: epoch 6 of 6, loss") == 2
 
@@ -140,12 +143,12 @@ def test_a_failure_in_a_process_comes_back_as_itself(training):
 def test_the_table_has_accuracies_their_mean_and_differences_in_points():
     rows = [
         Row(member=name, evaluations=tuple(Evaluation(accuracy=each, loss=1, examples=100) for each in found))
-        for name, found in (("d02-q00", (0.80, 0.82)), ("d02-q02", (0.81, 0.79)))
+        for name, found in (("d02-q00-r03", (0.80, 0.82)), ("d02-q02-r03", (0.81, 0.79)))
     ]
     lines = accuracy_table(Accuracy(setting="batch 4", seeds=(0, 7), rows=tuple(rows))).splitlines()
     assert lines[1].split()[:5] == ["seed", "0", "seed", "7", "mean"]
-    assert lines[3].split() == ["d02-q00", "80.00", "82.00", "81.00"]
-    assert lines[4].split() == ["d02-q02", "81.00", "79.00", "80.00", "-1.00", "-3.00"]
+    assert lines[3].split() == ["d02-q00-r03", "80.00", "82.00", "81.00"]
+    assert lines[4].split() == ["d02-q02-r03", "81.00", "79.00", "80.00", "-1.00", "-3.00"]
 
 
 def test_the_command_prints_the_table_and_what_it_saved_can_be_shown_again(training, tmp_path, capsys):
@@ -167,18 +170,26 @@ def test_seeds_are_different_numbers_from_0(text):
     assert "0,1,2" in caught.value.remedy
 
 
-@pytest.mark.parametrize(("text", "words"), [("2,1", "d02-q01"), ("2,0 7,0", "d07-q00"), ("", "''"), ("2", "'2'")])
-def test_members_that_the_family_lacks_are_named(classifier, text, words):
+@pytest.mark.parametrize(
+    ("text", "words", "remedy"),
+    [
+        ("2,1", "'2,1,onnx'", "2,2,3"),
+        ("2,0 7,0", "'7,0,onnx'", "2,2,3"),
+        ("", "''", "--members"),
+        ("2", "'2'", "write e.g."),
+    ],
+)
+def test_members_that_the_family_lacks_are_named(classifier, text, words, remedy):
     with pytest.raises(QuadloomError, match=words) as caught:
         choose_members(classifier.manifest, text, member_format="onnx")
-    assert "--members" in caught.value.remedy
+    assert remedy in caught.value.remedy
 
 
 def test_without_members_the_deepest_is_compared_with_itself_quantized(classifier):
     assert choose_members(classifier.manifest, None, member_format="onnx") == (PLAIN, QUANTIZED)
     with pytest.raises(QuadloomError, match="executorch") as caught:
         choose_members(classifier.manifest, None, member_format="executorch")
-    assert "d02-q00, d02-q02" in caught.value.remedy
+    assert "2,0,3 2,2,3" in caught.value.remedy
 
 
 @pytest.mark.parametrize("file", ["train", "held_out"])
