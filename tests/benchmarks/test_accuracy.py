@@ -130,7 +130,7 @@ def test_processes_find_what_one_process_finds_and_say_how_each_epoch_went(train
     assert found == measure_accuracy(short, jobs=1, **options)
     assert [(row.member, len(row.evaluations)) for row in found.rows] == [("d02-q00-r03", 2), ("d02-q02-r03", 2)]
     said = capfd.readouterr().err
-    assert said.count("d02-q02, seed 3: epoch 6 of 6, loss") == 2
+    assert said.count("d02-q02-r03, seed 3: epoch 6 of 6, loss") == 2
 
 
 def test_a_failure_in_a_process_comes_back_as_itself(training):
