@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from quadloom_runtime.family_folder import load_manifest
 from quadloom_runtime.member_names import MemberName, parse_member_name
 
 VOCABULARY = 30522
+Bits = int | Literal["auto"]
+"""Of a stash, as in `FamilySettings`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,14 @@ def export_random_family(
     member_format: Format,
     executorch_backend: ExecutorchBackend | None,
     recompute: float,
+    bits: Bits,
+    error_budget: float | None,
 ) -> BenchmarkFamily:
-    """Export (once) a random model of MiniLM's shape into `work`, in one format and at one recompute share."""
+    """Export (once) a random model of MiniLM's shape into `work`, in one format and at one recompute share.
+
+    Args:
+        error_budget: of chosen bits; None for the usual one.
+    """
     from quadloom_export.family import export_family
     from quadloom_export.settings import FamilySettings
 
@@ -83,14 +92,14 @@ def export_random_family(
         sequence_length=sequence_length,
         target_modules=target_modules,
         recompute=(recompute,),
+        bits=bits,
+        error_budget=error_budget,
     )
     point = f"recompute-{recompute:g}" if recompute else None
+    stash = None if bits == 8 else f"bits-{bits}" if error_budget is None else f"bits-{bits}-{error_budget:g}"
     label = "-".join(f"{name.depth}.{name.quantized_layers}" for name in members)
-    out = (
-        work
-        / name
-        / "-".join(filter(None, ("family", member_format, executorch_backend, *target_modules, point, label)))
-    )
+    words = ("family", member_format, executorch_backend, *target_modules, point, stash, label)
+    out = work / name / "-".join(filter(None, words))
     manifest = export_family(str(model), out, settings, replace=True)
     return BenchmarkFamily(out, manifest, str(model))
 

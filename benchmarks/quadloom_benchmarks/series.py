@@ -1,10 +1,11 @@
-"""What a benchmark compares: the members of one format at one recompute share, ExecuTorch's once per backend."""
+"""What a benchmark compares: members of one format, recompute share and stash width, ExecuTorch's once per backend."""
 
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
-from quadloom_benchmarks.families import BenchmarkFamily, export_random_family, parse_members
+from quadloom_benchmarks.families import BenchmarkFamily, Bits, export_random_family, parse_members
 from quadloom_runtime.contract.manifest import ExecutorchBackend, Format, MemberKey
 from quadloom_runtime.engines.installed import installed_formats
 from quadloom_runtime.errors import QuadloomError
@@ -76,6 +77,19 @@ def parse_shares(text: str) -> tuple[float, ...]:
     return shares
 
 
+def parse_bits(text: str) -> tuple[Bits, ...]:
+    """``"8,auto"`` -> (8, "auto").
+
+    Raises:
+        QuadloomError: not a list of 8, 4 and auto.
+    """
+    known: dict[str, Bits] = {"8": 8, "4": 4, "auto": "auto"}
+    try:
+        return tuple(known[word] for word in text.split(","))
+    except KeyError:
+        raise QuadloomError(f"--bits {text!r}", remedy="write 8, 4, auto, or several of them: 8,auto") from None
+
+
 def open_series(arguments: argparse.Namespace) -> list[Series]:
     """Load the families of `arguments`, or export one per kind and recompute share.
 
@@ -103,7 +117,7 @@ def _of_shape(
                 remedy=f"add {(name.recompute_percent or 0) / 100:g} to --recompute",
             )
     for kind in kinds:
-        for share in shares:
+        for share, bits in product(shares, parse_bits(arguments.bits)):
             wanted = tuple(name for name in members if name.recompute_percent in (None, round(100 * share)))
             if not wanted:
                 continue
@@ -117,10 +131,12 @@ def _of_shape(
                 member_format=kind.format,
                 executorch_backend=kind.backend,
                 recompute=share,
+                bits=bits,
+                error_budget=arguments.error_budget if bits == "auto" else None,
             )
-            yield Series(
-                kind, family, _keys(family, wanted, kind), f"recompute {share:g}" if share else "", plain=not share
-            )
+            parts = (f"recompute {share:g}" if share else "", "" if bits == 8 else f"bits {bits}")
+            point = ", ".join(filter(None, parts))
+            yield Series(kind, family, _keys(family, wanted, kind), point, plain=not share and bits == 8)
 
 
 def _of_families(

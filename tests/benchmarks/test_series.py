@@ -22,6 +22,8 @@ ARGUMENTS = argparse.Namespace(
     sequence_length=8,
     target_modules="query,value",
     recompute="0",
+    bits="8",
+    error_budget=0.02,
 )
 
 
@@ -94,6 +96,25 @@ def test_every_recompute_share_is_a_series_and_only_none_is_plain(monkeypatch):
     absent = argparse.Namespace(**(vars(arguments) | {"members": "2,0 2,2,30"}))
     with pytest.raises(QuadloomError, match=r"2,2,30, but --recompute is 0\.03,0"):
         open_series(absent)
+
+
+def test_every_width_of_the_stash_is_a_series_and_the_error_budget_belongs_to_auto(monkeypatch):
+    exported: list[tuple[object, ...]] = []
+
+    def export(**settings) -> BenchmarkFamily:
+        exported.append((settings["recompute"], settings["bits"], settings["error_budget"]))
+        return BenchmarkFamily(Path("family"), manifest_of(round(100 * settings["recompute"])), "model")
+
+    monkeypatch.setattr(series, "export_random_family", export)
+    monkeypatch.setattr(series, "installed_formats", lambda: ("onnx",))
+    compared = open_series(argparse.Namespace(**(vars(ARGUMENTS) | {"recompute": "0,0.3", "bits": "8,auto"})))
+    assert exported == [(0.0, 8, None), (0.0, "auto", 0.02), (0.3, 8, None), (0.3, "auto", 0.02)]
+    names = ["onnx", "onnx, bits auto", "onnx, recompute 0.3", "onnx, recompute 0.3, bits auto"]
+    assert [each.name for each in compared] == names
+    assert [each.plain for each in compared] == [True, False, False, False]
+    with pytest.raises(QuadloomError, match="--bits '16'") as caught:
+        open_series(argparse.Namespace(**(vars(ARGUMENTS) | {"bits": "16"})))
+    assert "8,auto" in caught.value.remedy
 
 
 @pytest.mark.parametrize("text", ["2", "2,x", "2,3", "2,0,101", "2,0,onnx", "2,0,3,onnx"])

@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--sequence-length", type=int, default=64)
         each.add_argument("--target-modules", default="query,value", metavar="NAMES", help="or all-linear")
         each.add_argument("--recompute", default="0", metavar="SHARES", help="e.g. 0,0.03,0.4: a family for each")
+        each.add_argument("--bits", default="8", metavar="LIST", help="of the stash, e.g. 8,auto: a family for each")
+        each.add_argument("--error-budget", type=float, metavar="SHARE", help="of --bits auto, as in quadloom export")
         each.add_argument(
             "--work", type=Path, default=Path("build/bench"), help="folder for the benchmark's own family"
         )
