@@ -88,6 +88,7 @@ def places_of(table: ArenaTable) -> dict[str, Place]:
 
 
 IN_PLACE = {"Add", "Sub", "Mul", "Div", "Neg", "Exp", "Sqrt", "Reciprocal", "Softmax"}
+IN_PLACE |= {"BitShift", "BitwiseAnd", "BitwiseOr"}
 """Kernels that ONNX Runtime's own planner lets write over an operand, or that read each row before they write it."""
 
 
@@ -327,7 +328,10 @@ def test_small_tensors_have_no_place_unless_they_are_results(tiny, name):
 
 @pytest.mark.parametrize("name", ["one layer", "all layers", "all quantized", "evaluation"])
 def test_every_large_tensor_has_a_place_or_is_a_view(bert, name):
-    """Sizes are those of the tensors themselves, from a session that gives them all out."""
+    """Sizes are those of the tensors themselves, from a session that gives them all out.
+
+    On the way to a scale or a zero point stand a few vectors of one number per group, which are left to ONNX Runtime.
+    """
     model = model_of(bert, name)
     placed = {each.name for each in table_of(model).tensors}
     made = [tensor for node in model.graph.node for tensor in node.output if tensor]
@@ -338,7 +342,7 @@ def test_every_large_tensor_has_a_place_or_is_a_view(bert, name):
     session = onnxruntime.InferenceSession(path, session_options(threads=1))
     feeds = {each.name: feeds_of(bert, BATCH_SIZE)[each.name] for each in session.get_inputs()}
     values = dict(zip(made, session.run(made, feeds), strict=True))
-    large = {tensor for tensor, found in values.items() if found.nbytes >= LARGE_BYTES}
+    large = {tensor for tensor, found in values.items() if found.nbytes >= LARGE_BYTES and found.ndim > 1}
     assert large - placed <= views(model).keys()
     assert len(large & placed) > 20
 
