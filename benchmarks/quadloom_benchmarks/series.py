@@ -24,6 +24,11 @@ class Kind:
         """As in the tables."""
         return self.format if self.backend is None else f"{self.format} {self.backend}"
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """How `--formats` may ask for it."""
+        return self.format, self.name.replace(" ", "-")
+
 
 KINDS = (Kind("onnx"), Kind("executorch", "portable"), Kind("executorch", "xnnpack"), Kind("ort-training"))
 
@@ -50,16 +55,16 @@ class Series:
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:
-    """``"all"`` or formats such as ``"onnx,executorch"`` -> kinds.
+    """``"all"``, formats such as ``"onnx,executorch"``, or one backend of one: ``"executorch-xnnpack"``.
 
     Raises:
         QuadloomError: not a format.
     """
-    names = {kind.format for kind in KINDS}
-    wanted = names if text == "all" else set(text.split(","))
+    names = {name for kind in KINDS for name in ("all", *kind.names)}
+    wanted = set(text.split(","))
     if not wanted <= names:
-        raise QuadloomError(f"--formats {text!r}", remedy=f"choose from: all, {', '.join(sorted(names))}")
-    return tuple(kind for kind in KINDS if kind.format in wanted)
+        raise QuadloomError(f"--formats {text!r}", remedy=f"choose from: {', '.join(sorted(names))}")
+    return tuple(kind for kind in KINDS if wanted & {"all", *kind.names})
 
 
 def parse_shares(text: str) -> tuple[float, ...]:

@@ -53,6 +53,29 @@ with step_memory_limit(50 * MB, member="d01-q00"):
     assert printed == "40000000"
 
 
+def test_address_space_that_nobody_touches_is_allowed_beyond_the_limit_and_memory_is_still_measured() -> None:
+    printed = run("""
+import mmap
+from quadloom_runtime.emulation.limits import check_peak
+from quadloom_runtime.memory import StepMemoryMeter
+meter = StepMemoryMeter()
+try:
+    with step_memory_limit(50 * MB, member="d01-q00", untouched_bytes=100 * MB):
+        with meter:
+            reserved, used = mmap.mmap(-1, 60 * MB, flags=mmap.MAP_PRIVATE), np.ones(20 * MB // 8)
+        check_peak(meter, 50 * MB, member="d01-q00")
+        print("reserved")
+        with meter:
+            used = np.ones(51 * MB // 8)
+        check_peak(meter, 50 * MB, member="d01-q00")
+except StepOutOfMemoryError as error:
+    print(error.limit_bytes, error.detail)
+""")
+    lines = printed.splitlines()
+    assert lines[0] == "reserved"
+    assert lines[1].startswith("50000000 it took 7")
+
+
 def test_the_error_of_an_engine_gets_member_and_limit_too() -> None:
     printed = run("""
 try:

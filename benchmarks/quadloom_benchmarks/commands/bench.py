@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="members to measure; D,Q,R where a family has several recompute percents R",
         )
         each.add_argument(
-            "--formats", default="onnx", metavar="LIST", help="onnx, executorch, ort-training, several of them, or all"
+            "--formats",
+            default="onnx",
+            metavar="LIST",
+            help="onnx, executorch (or one of executorch-portable, executorch-xnnpack), ort-training, or all",
         )
         each.add_argument("--layers", type=int, default=12)
         each.add_argument("--batch-size", type=int, default=16)

@@ -24,7 +24,7 @@ from quadloom_runtime.crash_points import reach
 from quadloom_runtime.data import EncodedData
 from quadloom_runtime.device.measured_engine import MeasuredEngine
 from quadloom_runtime.device.state import DeviceState
-from quadloom_runtime.emulation.limits import step_memory_limit
+from quadloom_runtime.emulation.limits import UNTOUCHED_BYTES, check_peak, step_memory_limit
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.errors import QuadloomError, StepOutOfMemoryError
 from quadloom_runtime.memory import StepMemoryMeter
@@ -113,7 +113,8 @@ def run_job(job: TrainingJob, *, on_step: Callable[[Stepped], None]) -> Trained:
     parameters = read_parameters(job.adapter, job.manifest.parameters, remedy="check the server and its state")
     resume = job.state.load_checkpoint(job.assignment_id)
     meter = StepMemoryMeter()
-    with step_memory_limit(job.memory_limit_bytes, member=job.member.label):
+    untouched_bytes = UNTOUCHED_BYTES.get(job.member.format, 0)
+    with step_memory_limit(job.memory_limit_bytes, member=job.member.label, untouched_bytes=untouched_bytes):
         outcome = train(
             MeasuredEngine(engine, meter, job.slowdown, time.sleep),
             parameters,
@@ -132,6 +133,8 @@ def _after_step(job: TrainingJob, meter: StepMemoryMeter, on_step: Callable[[Ste
 
     def after(checkpoint: Checkpoint, steps: int) -> None:
         nonlocal kept_at_s
+        if job.member.format in UNTOUCHED_BYTES:
+            check_peak(meter, job.memory_limit_bytes, member=job.member.label)
         reach("step-done-before-checkpoint")
         # The last step needs none: the update follows at once.
         if checkpoint.step < steps and time.monotonic() - kept_at_s >= job.checkpoint_every_s:
