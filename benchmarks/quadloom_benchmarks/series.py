@@ -1,10 +1,14 @@
 """What a benchmark compares: members of one format, recompute share and stash width, ExecuTorch's once per backend."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
+from pathlib import Path
 
+from quadloom_benchmarks.export_elsewhere import export_elsewhere
 from quadloom_benchmarks.families import BenchmarkFamily, Bits, export_random_family, parse_members
 from quadloom_runtime.contract.manifest import ExecutorchBackend, Format, MemberKey
 from quadloom_runtime.engines.installed import installed_formats
@@ -40,6 +44,7 @@ class Series:
     Attributes:
         point: what sets the family apart from others of the same model, empty if nothing does.
         plain: whether the others of its kind are compared with its unquantized members.
+        python: the interpreter that has its engine.
     """
 
     kind: Kind
@@ -47,6 +52,7 @@ class Series:
     keys: tuple[MemberKey, ...]
     point: str = ""
     plain: bool = True
+    python: str = sys.executable
 
     @property
     def name(self) -> str:
@@ -104,7 +110,7 @@ def open_series(arguments: argparse.Namespace) -> list[Series]:
         QuadloomError: none can run, or the families are not of one model and batch shape.
     """
     members = parse_members(arguments.members)
-    kinds = tuple(kind for kind in parse_kinds(arguments.formats) if _can_run(kind))
+    kinds = tuple(kind for kind in parse_kinds(arguments.formats) if _can_run(kind, arguments.ort_training_python))
     found = list(_of_families(arguments, kinds, members) if arguments.family else _of_shape(arguments, kinds, members))
     if not found:
         raise QuadloomError("nothing to measure", remedy="install the extra of a format, e.g. quadloom[executorch]")
@@ -126,7 +132,9 @@ def _of_shape(
             wanted = tuple(name for name in members if name.recompute_percent in (None, round(100 * share)))
             if not wanted:
                 continue
-            family = export_random_family(
+            elsewhere = kind.format not in installed_formats()
+            export = partial(export_elsewhere, arguments.ort_training_python) if elsewhere else export_random_family
+            family = export(
                 work=arguments.work,
                 layers=arguments.layers,
                 batch_size=arguments.batch_size,
@@ -141,7 +149,14 @@ def _of_shape(
             )
             parts = (f"recompute {share:g}" if share else "", "" if bits == 8 else f"bits {bits}")
             point = ", ".join(filter(None, parts))
-            yield Series(kind, family, _keys(family, wanted, kind), point, plain=not share and bits == 8)
+            yield Series(
+                kind,
+                family,
+                _keys(family, wanted, kind),
+                point,
+                plain=not share and bits == 8,
+                python=_python(kind, arguments.ort_training_python),
+            )
 
 
 def _of_families(
@@ -158,7 +173,14 @@ def _of_families(
             kind = Kind(spec.format, spec.backend)
             if kind in kinds:
                 point = "" if len(families) == 1 else family.folder.name
-                yield Series(kind, family, _keys(family, members, kind), point, plain=family is families[0])
+                yield Series(
+                    kind,
+                    family,
+                    _keys(family, members, kind),
+                    point,
+                    plain=family is families[0],
+                    python=_python(kind, arguments.ort_training_python),
+                )
 
 
 def _keys(family: BenchmarkFamily, members: tuple[MemberName, ...], kind: Kind) -> tuple[MemberKey, ...]:
@@ -166,8 +188,13 @@ def _keys(family: BenchmarkFamily, members: tuple[MemberName, ...], kind: Kind) 
     return tuple(find_member(family.manifest, str(name)).key for name in names)
 
 
-def _can_run(kind: Kind) -> bool:
-    found = kind.format in installed_formats()
+def _python(kind: Kind, ort_training_python: Path | None) -> str:
+    """The interpreter of a kind that can run."""
+    return sys.executable if kind.format in installed_formats() else str(ort_training_python)
+
+
+def _can_run(kind: Kind, ort_training_python: Path | None) -> bool:
+    found = kind.format in installed_formats() or (kind.format == "ort-training" and ort_training_python is not None)
     if not found:
         print(f"{kind.name}: not measured, quadloom[{kind.format}] is not installed here")
     return found

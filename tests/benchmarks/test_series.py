@@ -1,12 +1,14 @@
 """Which formats a benchmark compares."""
 
 import argparse
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from quadloom_benchmarks import series
+from quadloom_benchmarks.export_elsewhere import export_elsewhere
 from quadloom_benchmarks.families import BenchmarkFamily, parse_members
 from quadloom_benchmarks.series import KINDS, Kind, open_series, parse_kinds, parse_shares
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
@@ -24,6 +26,7 @@ ARGUMENTS = argparse.Namespace(
     recompute="0",
     bits="8",
     error_budget=0.02,
+    ort_training_python=None,
 )
 
 
@@ -74,6 +77,42 @@ def test_a_format_that_cannot_run_here_is_named_and_left_out(monkeypatch, capsys
         "onnx: not measured, quadloom[onnx] is not installed here",
         "ort-training: not measured, quadloom[ort-training] is not installed here",
     ]
+
+
+def test_members_of_onnxruntime_training_are_exported_and_run_by_the_interpreter_that_has_it(monkeypatch):
+    def export(python, **settings) -> BenchmarkFamily:
+        assert settings["member_format"] == "ort-training"
+        return BenchmarkFamily(Path(python).parent, manifest_of(), "model")
+
+    monkeypatch.setattr(series, "export_elsewhere", export)
+    monkeypatch.setattr(series, "installed_formats", lambda: ("onnx",))
+    other = {"formats": "ort-training", "ort_training_python": Path("other/python")}
+    (compared,) = open_series(argparse.Namespace(**(vars(ARGUMENTS) | other)))
+    assert (compared.python, compared.family.folder) == ("other/python", Path("other"))
+    assert {key.format for key in compared.keys} == {"ort-training"}
+
+
+def test_another_interpreter_exports_the_same_family_or_says_why_not(tmp_path):
+    asked = {
+        "work": tmp_path,
+        "layers": 1,
+        "batch_size": 2,
+        "sequence_length": 8,
+        "target_modules": ("query",),
+        "members": parse_members("1,1"),
+        "member_format": "onnx",
+        "executorch_backend": None,
+        "recompute": 0.0,
+        "bits": 8,
+        "error_budget": None,
+    }
+    family = export_elsewhere(Path(sys.executable), **asked)
+    assert [each.key.stem for each in family.manifest.members] == ["d01-q01"]
+    assert family.manifest.batch.sequence_length == 8
+    assert family.folder.is_relative_to(tmp_path)
+    with pytest.raises(QuadloomError, match="3 bits per stash element") as caught:
+        export_elsewhere(Path(sys.executable), **(asked | {"bits": 3}))
+    assert "ort-training" in caught.value.remedy
 
 
 def test_every_recompute_share_is_a_series_and_only_none_is_plain(monkeypatch):

@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--bits", default="8", metavar="LIST", help="of the stash, e.g. 8,auto: a family for each")
         each.add_argument("--error-budget", type=float, metavar="SHARE", help="of --bits auto, as in quadloom export")
         each.add_argument(
+            "--ort-training-python",
+            type=Path,
+            metavar="PATH",
+            help="has quadloom[lowering,ort-training], for members of that format and onnxruntime-training's artifacts",
+        )
+        each.add_argument(
             "--work", type=Path, default=Path("build/bench"), help="folder for the benchmark's own family"
         )
     _add_accuracy_arguments(
@@ -55,12 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--steps", type=int, default=3, help="steps per process; the largest peak counts")
     for each in (step, frontier):
         each.add_argument("--rounds", type=int, default=15, help="interleaved rounds; medians are printed")
-    frontier.add_argument(
-        "--ort-training-python",
-        type=Path,
-        metavar="PATH",
-        help="has quadloom[ort-training]; without it onnxruntime-training's own artifacts are left out",
-    )
     frontier.add_argument("--json", type=Path, metavar="FILE", help="also save what was measured")
     frontier.add_argument("--from-json", type=Path, metavar="FILE", help="measure nothing, show what --json saved")
     frontier.add_argument("--chart", type=Path, metavar="FILE.svg", help="also draw memory against step time")
