@@ -42,7 +42,7 @@ class Series:
     """The members of one kind in the family that holds them.
 
     Attributes:
-        point: what sets the family apart from others of the same model, empty if nothing does.
+        point: what sets the family apart from others of the same model and its members' names do not tell.
         plain: whether the others of its kind are compared with its unquantized members.
         python: the interpreter that has its engine.
     """
@@ -147,8 +147,7 @@ def _of_shape(
                 bits=bits,
                 error_budget=arguments.error_budget if bits == "auto" else None,
             )
-            parts = (f"recompute {share:g}" if share else "", "" if bits == 8 else f"bits {bits}")
-            point = ", ".join(filter(None, parts))
+            point = "" if bits == 8 else f"bits {bits}"
             yield Series(
                 kind,
                 family,
