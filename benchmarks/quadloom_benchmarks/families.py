@@ -9,7 +9,7 @@ import numpy as np
 from quadloom_runtime.contract.manifest import ExecutorchBackend, FamilyManifest, Format
 from quadloom_runtime.engines.engine import Batch
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.family_folder import load_manifest
+from quadloom_runtime.family_folder import MANIFEST_NAME, load_manifest
 from quadloom_runtime.member_names import MemberName, parse_member_name
 
 VOCABULARY = 30522
@@ -77,6 +77,7 @@ def export_random_family(
         error_budget: of chosen bits; None for the usual one.
     """
     from quadloom_export.family import export_family
+    from quadloom_export.provenance import exporter_sha256
     from quadloom_export.settings import FamilySettings
 
     name = f"minilm-{layers}-layers-batch-{batch_size}-length-{sequence_length}"
@@ -100,6 +101,11 @@ def export_random_family(
     label = "-".join(f"{name.depth}.{name.quantized_layers}" for name in members)
     words = ("family", member_format, executorch_backend, *target_modules, point, stash, label)
     out = work / name / "-".join(filter(None, words))
+    # The folder's name says all settings: what the same code made there need not be made again.
+    if (out / MANIFEST_NAME).exists():
+        earlier = load_manifest(out)
+        if earlier.exporter_sha256 == exporter_sha256() and not earlier.missing:
+            return BenchmarkFamily(out, earlier, str(model))
     manifest = export_family(str(model), out, settings, replace=True)
     return BenchmarkFamily(out, manifest, str(model))
 
