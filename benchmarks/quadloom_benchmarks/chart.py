@@ -32,11 +32,12 @@ def draw_chart(frontier: Frontier, path: Path) -> None:
             rows = [row for row in frontier.rows if row.method == method]
             _draw_curve(axes, frontier, rows, marker=MARKERS[index % len(MARKERS)])
         axes.set_xlabel("step time against PyTorch eager + PEFT with default malloc (log)")
-        axes.set_ylabel("step peak, MB, weights excluded")
+        axes.set_ylabel("step peak, MB, weights excluded (log)")
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}")
         axes.set_title(frontier.setting, fontsize="small")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
