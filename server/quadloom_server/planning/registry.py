@@ -13,9 +13,13 @@ from quadloom_server.planning.uniform_depth import uniform_depth
 
 DEFAULT_PLANNER = "deepest"
 
+STEP_SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Of the round's steps. Fewer are mostly transfers; more let the devices drift apart when their labels differ."""
+
 PLANNERS: Mapping[str, RoundPlanner] = {
     "deadline": deadline_planner(DeadlineSettings()),
     "deadline-of-others": deadline_planner(DeadlineSettings(voters="others")),
+    "deadline-steps": deadline_planner(DeadlineSettings(step_shares=STEP_SHARES)),
     "fedquad": fedquad,
     "deepest": deepest_each,
     "depth-only": depth_only,

@@ -70,6 +70,17 @@ def test_explain_shows_feasible_efficient_and_chosen(
     assert "planner fedquad, 3 steps" in printed
 
 
+def test_the_table_shows_the_steps_that_the_planner_chose(
+    family_folder: Path, fleet_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for planner, steps in (("deadline", "8"), ("deadline-steps", "16")):
+        assert run(family_folder, fleet_file, "--steps", "8", "--planner", planner) == 0
+        head, tiny, first = capsys.readouterr().out.splitlines()[1:4]
+        assert head.split()[:4] == ["device", "limit", "member", "steps"]
+        assert tiny.split()[3:5] == ["-", "-"]
+        assert first.split()[3:5] == ["d02-q00", steps]
+
+
 @pytest.mark.parametrize(
     ("words", "cause"), [(("--planner", "best"), "no planner"), (("--steps", "0"), "--steps is 0")]
 )
