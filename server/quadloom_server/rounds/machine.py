@@ -17,6 +17,7 @@ from quadloom_runtime.contract.signatures import RequestSignature
 from quadloom_runtime.contract.status import TaskStatus
 from quadloom_runtime.contract.wire import (
     Assignment,
+    Capabilities,
     CheckInResponse,
     EnrolRequest,
     EnrolResponse,
@@ -30,7 +31,7 @@ from quadloom_server.aggregation.validation import InvalidUpdateError, UpdateBou
 from quadloom_server.errors import RevokedDeviceError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds import control, reports
-from quadloom_server.rounds.assigning import assignment_message
+from quadloom_server.rounds.assigning import assignment_message, settings_of
 from quadloom_server.rounds.bounds import update_bounds
 from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation
 from quadloom_server.rounds.enrolling import enrol_device
@@ -253,15 +254,20 @@ class Rounds:
             task_id=self.state.task_id,
             family=self.family,
             adapter=self.state.adapters.reference(current.number - 1),
-            settings=self.settings,
+            settings=self._settings_of(turn, work.row)[0],
             policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )
 
     def _bounds(self, turn: Turn, row: tables.Assignment) -> UpdateBounds:
+        settings, capabilities = self._settings_of(turn, row)
+        return update_bounds(self.policy, settings, capabilities, batch_size=self.family.manifest.batch.batch_size)
+
+    def _settings_of(self, turn: Turn, row: tables.Assignment) -> tuple[TrainingSettings, Capabilities]:
+        """How the assignment is trained, and on what device."""
         capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
         batch_size = self.family.manifest.batch.batch_size
-        return update_bounds(self.policy, self.settings, capabilities, batch_size=batch_size)
+        return settings_of(row, self.settings, capabilities, batch_size=batch_size), capabilities
 
     def _why_no_round(self, turn: Turn, current: tables.Round | None) -> str:
         if current is not None:

@@ -52,6 +52,7 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
         return NoWork(planned.reason)
     row = _new_assignment(turn, device, current, member.key, attempt=latest.attempt + 1 if latest else 1)
     row.reason = planned.reason
+    row.steps = planned.steps
     row.memory_limit_bytes = capabilities_of(device).memory_limit_bytes
     turn.session.add(row)
     turn.session.flush()
