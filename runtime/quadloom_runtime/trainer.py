@@ -79,13 +79,6 @@ def planned_steps(examples: int, *, batch_size: int, settings: TrainingSettings)
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
-def with_steps(settings: TrainingSettings, steps: int, *, examples: int, batch_size: int) -> TrainingSettings:
-    """The settings for exactly so many optimizer steps: a device with little data passes over it again."""
-    steps_per_epoch = math.ceil(math.ceil(examples / batch_size) / settings.accumulation)
-    epochs = max(settings.epochs, math.ceil(steps / steps_per_epoch))
-    return settings.model_copy(update={"max_steps": steps, "epochs": epochs})
-
-
 def train(
     engine: TrainingEngine,
     parameters: Mapping[str, FloatArray],

@@ -7,8 +7,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.contract.wire import TrainingSettings
@@ -21,7 +19,7 @@ from quadloom_runtime.engines.engine import (
     StepResult,
 )
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.trainer import Checkpoint, evaluate, planned_steps, train, with_steps
+from quadloom_runtime.trainer import Checkpoint, evaluate, planned_steps, train
 
 FEATURES, LABELS = 5, 3
 TABLE = (
@@ -158,22 +156,6 @@ def test_an_example_counts_once_however_many_epochs_it_is_seen() -> None:
 
     assert examples(TrainingSettings(epochs=3)) == 10
     assert examples(TrainingSettings(max_steps=2)) == 8
-
-
-@given(
-    steps=st.integers(1, 100),
-    examples=st.integers(1, 60),
-    batch_size=st.integers(1, 16),
-    accumulation=st.integers(1, 4),
-    epochs=st.integers(1, 3),
-)
-def test_a_number_of_steps_is_made_however_little_data_there_is(
-    steps: int, examples: int, batch_size: int, accumulation: int, epochs: int
-) -> None:
-    given_settings = TrainingSettings(accumulation=accumulation, epochs=epochs, max_steps=7, learning_rate=0.5)
-    found = with_steps(given_settings, steps, examples=examples, batch_size=batch_size)
-    assert planned_steps(examples, batch_size=batch_size, settings=found) == steps
-    assert found.model_copy(update={"max_steps": 7, "epochs": epochs}) == given_settings
 
 
 def test_the_losses_reported_are_those_of_the_first_and_last_tenth_of_the_batches() -> None:

@@ -19,10 +19,10 @@ differ from device to device, so the round may end later than the best T, the mo
 whose turn it is, and that misses its deadline, trains its fastest member; for more memory not to change that to a
 shallower one, a smaller depth must never need more memory or time.)
 
-Steps can be a choice, too (`DeadlineSettings.step_shares`): by T a slow device trains its deepest member with fewer
-steps, and one that would be done early makes more. The worth of T then counts how far a layer moves, see
-`deadline_vote.py`. Of devices that make different numbers of steps, the aggregate must take that into account
-(`aggregation.weighting.by_steps`), or it follows those that make most.
+Steps can be a choice, too (`DeadlineSettings.step_shares`): a slow device then makes fewer, so that it trains deeper by
+T, and nobody waits for it. The worth of T counts how far a layer moves, see `deadline_vote.py`. Where devices make
+different numbers of steps the aggregate must take that into account (`aggregation.weighting.by_steps`), or it follows
+those that make most.
 """
 
 import math

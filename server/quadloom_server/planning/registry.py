@@ -13,8 +13,8 @@ from quadloom_server.planning.uniform_depth import uniform_depth
 
 DEFAULT_PLANNER = "deepest"
 
-STEP_SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Of the round's steps. Fewer are mostly transfers; more let the devices drift apart when their labels differ."""
+STEP_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of the round's steps, which are the most: beyond, devices whose labels differ drift apart."""
 
 PLANNERS: Mapping[str, RoundPlanner] = {
     "deadline": deadline_planner(DeadlineSettings()),

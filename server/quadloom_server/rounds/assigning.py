@@ -1,20 +1,15 @@
 """Makes the assignment message out of its row, and the training settings that belong to it."""
 
 from quadloom_runtime.contract.manifest import BlobReference, MemberSpec
-from quadloom_runtime.contract.wire import Assignment, Capabilities, TrainingSettings
-from quadloom_runtime.trainer import with_steps
+from quadloom_runtime.contract.wire import Assignment, TrainingSettings
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.store.tables import Assignment as AssignmentRow
 
 
-def settings_of(
-    row: AssignmentRow, settings: TrainingSettings, capabilities: Capabilities, *, batch_size: int
-) -> TrainingSettings:
-    """How the device trains: as the task says, for the steps that the planner chose if it did."""
-    if row.steps is None:
-        return settings
-    return with_steps(settings, row.steps, examples=capabilities.examples, batch_size=batch_size)
+def settings_of(row: AssignmentRow, settings: TrainingSettings) -> TrainingSettings:
+    """How the device trains: as the task says, or with fewer steps if the planner chose so."""
+    return settings if row.steps is None else settings.model_copy(update={"max_steps": row.steps})
 
 
 def assignment_message(

@@ -17,7 +17,6 @@ from quadloom_runtime.contract.signatures import RequestSignature
 from quadloom_runtime.contract.status import TaskStatus
 from quadloom_runtime.contract.wire import (
     Assignment,
-    Capabilities,
     CheckInResponse,
     EnrolRequest,
     EnrolResponse,
@@ -254,20 +253,16 @@ class Rounds:
             task_id=self.state.task_id,
             family=self.family,
             adapter=self.state.adapters.reference(current.number - 1),
-            settings=self._settings_of(turn, work.row)[0],
+            settings=settings_of(work.row, self.settings),
             policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )
 
     def _bounds(self, turn: Turn, row: tables.Assignment) -> UpdateBounds:
-        settings, capabilities = self._settings_of(turn, row)
-        return update_bounds(self.policy, settings, capabilities, batch_size=self.family.manifest.batch.batch_size)
-
-    def _settings_of(self, turn: Turn, row: tables.Assignment) -> tuple[TrainingSettings, Capabilities]:
-        """How the assignment is trained, and on what device."""
         capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
         batch_size = self.family.manifest.batch.batch_size
-        return settings_of(row, self.settings, capabilities, batch_size=batch_size), capabilities
+        settings = settings_of(row, self.settings)
+        return update_bounds(self.policy, settings, capabilities, batch_size=batch_size)
 
     def _why_no_round(self, turn: Turn, current: tables.Round | None) -> str:
         if current is not None:

@@ -1,5 +1,6 @@
 """A device's share of a round, really trained: one process trains for all devices, one after the other."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from quadloom_runtime.contract.wire import TrainingSettings
 from quadloom_runtime.data import EncodedData
 from quadloom_runtime.engines.engine import FloatArray, TrainingEngine
 from quadloom_runtime.engines.select import open_training_engine
-from quadloom_runtime.trainer import train, with_steps
+from quadloom_runtime.trainer import train
 from quadloom_server.aggregation.adapter_layout import AdapterLayout
 from quadloom_server.simulation.gradient_norms import NormWatchingEngine
 from quadloom_server.simulation.kept_layers_engine import KeptLayersEngine
@@ -101,7 +102,7 @@ class LocalTrainer:
             moved,
             data,
             batch_size=self._manifest.batch.batch_size,
-            settings=self._settings(work, examples=len(data)),
+            settings=_enough_epochs(work.settings, len(data), self._manifest.batch.batch_size),
         )
         return LocalUpdate(
             start={name: parameters[name] for name in outcome.update},
@@ -109,12 +110,6 @@ class LocalTrainer:
             examples=outcome.examples,
             norms=watched.norms(),
         )
-
-    def _settings(self, work: LocalWork, *, examples: int) -> TrainingSettings:
-        steps = work.settings.max_steps
-        if steps is None:
-            return work.settings
-        return with_steps(work.settings, steps, examples=examples, batch_size=self._manifest.batch.batch_size)
 
     def _engine(self, work: LocalWork, data: EncodedData, moved: Sequence[ParameterSpec]) -> TrainingEngine:
         """The member's engine, as this device uses it."""
@@ -139,3 +134,11 @@ def _rows(data: EncodedData, rows: Sequence[int]) -> EncodedData:
     return EncodedData(
         data.input_ids[taken], data.attention_mask[taken], data.token_type_ids[taken], data.labels[taken]
     )
+
+
+def _enough_epochs(settings: TrainingSettings, examples: int, batch_size: int) -> TrainingSettings:
+    """A device with little data passes over it until its steps are made."""
+    if settings.max_steps is None:
+        return settings
+    steps_per_epoch = math.ceil(math.ceil(examples / batch_size) / settings.accumulation)
+    return settings.model_copy(update={"epochs": math.ceil(settings.max_steps / steps_per_epoch)})
