@@ -109,6 +109,12 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def _task_id(session: Session, family: ServedFamily, aggregation: str, *, folder: Path, now_s: float) -> str:
+    version = session.scalar(select(Task.schema_version))
+    if version not in (None, SCHEMA_VERSION):  # asked for alone: other columns may be missing
+        raise QuadloomError(
+            f"the state in {folder} has schema version {version}, this program uses {SCHEMA_VERSION}",
+            remedy="use the Quadloom release that wrote it, or give --state a new folder",
+        )
     task = session.scalar(select(Task))
     if task is None:
         task = Task(
@@ -119,11 +125,6 @@ def _task_id(session: Session, family: ServedFamily, aggregation: str, *, folder
             created_at_s=now_s,
         )
         session.add(task)
-    if task.schema_version != SCHEMA_VERSION:
-        raise QuadloomError(
-            f"the state in {folder} has schema version {task.schema_version}, this program uses {SCHEMA_VERSION}",
-            remedy="use the Quadloom release that wrote it, or give --state a new folder",
-        )
     if task.family_identity != family.identity:
         raise QuadloomError(
             f"the state in {folder} belongs to another family than the one at {family.folder}",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.family import ServedFamily, open_family
@@ -39,9 +40,11 @@ def test_a_second_server_on_the_same_folder_is_refused_until_the_first_is_gone(
 def test_a_state_of_an_earlier_release_is_refused_with_its_version(tmp_path: Path, family: ServedFamily) -> None:
     state = open_state(tmp_path / "state", family, aggregation="fedavg", database_url=None, now_s=1)
     with state.sessions.begin() as session:
-        the_task(session).schema_version = 2
+        the_task(session).schema_version = 3
+        session.flush()
+        session.execute(text("ALTER TABLE task DROP COLUMN aggregation"))  # as that release had it
     state.close()
-    with pytest.raises(QuadloomError, match="has schema version 2, this program uses 3"):
+    with pytest.raises(QuadloomError, match="has schema version 3, this program uses 4"):
         open_state(tmp_path / "state", family, aggregation="fedavg", database_url=None, now_s=2)
 
 

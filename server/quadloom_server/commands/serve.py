@@ -147,8 +147,8 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
         "--largest-staleness",
         type=int,
         metavar="N",
-        help="rounds by which an update may be late and still count, with the weight 1 / (1 + sqrt(rounds)); above 0, a "
-        "round closes on --min-updates and does not wait for devices that may be late (default 0)",
+        help="rounds by which an update may be late and still count, with the weight 1 / (1 + sqrt(rounds)); above 0, "
+        "a round closes on --min-updates and does not wait for devices that may be late (default 0)",
     )
     group.add_argument(
         "--aggregation",

@@ -11,6 +11,7 @@ from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.adapters import FOR_PEFT, MEDIA_TYPE
 from quadloom_server.aggregation.averaging import Averaging
 from quadloom_server.state import ServerState
+from quadloom_server.store.queries import ranks_assigned
 from quadloom_server.store.tables import RankedAdapter
 
 
@@ -57,6 +58,12 @@ class DeviceAdapters:
             WrongRankError: the task's aggregation has no adapter of this rank.
         """
         return tensors_bytes(self.averaging.method().at_rank(self.state.adapters.read(number), rank), FOR_PEFT)
+
+    def lower_ranks(self, number: int) -> dict[int, bytes]:
+        """`content` for the lower ranks that devices had in this round, and will ask for in the next."""
+        with self.state.sessions() as session:
+            ranks = ranks_assigned(session, number) - {self.averaging.rank}
+        return {rank: self.content(number, rank) for rank in sorted(ranks)}
 
     def keep(self, session: Session, number: int, rank: int, content: bytes) -> RankedAdapter:
         """Store what `content` made; it is on the disk before the transaction ends."""

@@ -55,6 +55,13 @@ def finished_reason(session: Session, policy: RoundPolicy) -> str | None:
     return None
 
 
+def why_no_round(session: Session, current: Round | None, policy: RoundPolicy) -> str:
+    """Why a device that comes finds no open round."""
+    if current is not None:
+        return f"round {current.number} is being closed"
+    return f"{device_count(session)} of {policy.min_devices} devices have enrolled"
+
+
 def _open_next(turn: Turn, policy: RoundPolicy, planning: RoundPlanning, *, after: Round | None) -> None:
     if finished_reason(turn.session, policy) or device_count(turn.session) < policy.min_devices:
         return

@@ -30,7 +30,7 @@ from quadloom_runtime.contract.wire import (
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
 from quadloom_server.aggregation.averaging import Averaging
-from quadloom_server.aggregation.validation import InvalidUpdateError, UpdateBounds, read_update
+from quadloom_server.aggregation.validation import InvalidUpdateError, read_update
 from quadloom_server.errors import RevokedDeviceError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds import control, reports
@@ -41,7 +41,7 @@ from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.enrolling import check_rank, enrol_device
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
 from quadloom_server.rounds.knowledge import capabilities_of
-from quadloom_server.rounds.lifecycle import advance, finished_reason
+from quadloom_server.rounds.lifecycle import advance, finished_reason, why_no_round
 from quadloom_server.rounds.planning import RoundPlanning
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.status import task_status
@@ -146,7 +146,7 @@ class Rounds:
                 return self._come_back(control.PAUSED).model_copy(update={"task_state": "paused"})
             current = queries.latest_round(turn.session)
             if current is None or current.state != "open":
-                return self._come_back(self._why_no_round(turn, current))
+                return self._come_back(why_no_round(turn.session, current, self.policy))
             found = work_for(turn, device, current, planning=self.planning)
             if isinstance(found, NoWork):
                 return self._come_back(found.reason)
@@ -171,8 +171,10 @@ class Rounds:
             settled = reports.already_settled(turn, row, self.policy)
             if settled is not None:
                 return settled
+            capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
             expected = rows_at_rank(self.family.manifest.trained_parameters(row.depth), row.rank)
-            bounds = self._bounds(turn, row)
+        batch_size = self.family.manifest.batch.batch_size
+        bounds = update_bounds(self.policy, self.settings, capabilities, batch_size=batch_size)
         try:
             update = read_update(upload.path, expected, bounds=bounds)
         except InvalidUpdateError as error:
@@ -223,12 +225,10 @@ class Rounds:
             None if self.evaluator is None else evaluate_checked(self.evaluator, parameters, round_number=number)
         )
         self.state.adapters.point_latest(number)
-        with self.state.sessions() as session:
-            ranks = queries.ranks_assigned(session, number) - {self.adapters.averaging.rank}
-        lower = {rank: self.adapters.content(number, rank) for rank in ranks}
+        lower_ranks = self.adapters.lower_ranks(number)
         reach("adapter-written-before-commit")
         with self.turn() as turn:
-            for rank, content in lower.items():  # so that no check-in has to
+            for rank, content in lower_ranks.items():
                 self.adapters.keep(turn.session, number, rank, content)
             close_round(turn, number, adapter, evaluation)
             self.advance(turn)
@@ -274,16 +274,6 @@ class Rounds:
             policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )
-
-    def _bounds(self, turn: Turn, row: tables.Assignment) -> UpdateBounds:
-        capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
-        batch_size = self.family.manifest.batch.batch_size
-        return update_bounds(self.policy, self.settings, capabilities, batch_size=batch_size)
-
-    def _why_no_round(self, turn: Turn, current: tables.Round | None) -> str:
-        if current is not None:
-            return f"round {current.number} is being closed"
-        return f"{queries.device_count(turn.session)} of {self.policy.min_devices} devices have enrolled"
 
     def _come_back(self, reason: str) -> CheckInResponse:
         return CheckInResponse(
