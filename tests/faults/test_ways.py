@@ -17,7 +17,7 @@ from tests.faults.verdict import Tensors, adapter, check_nothing_unfinished
 LOW_RANK = 24
 MIXED = Ways(server={"--aggregation": "flexlora"}, devices={"shallow": {"--rank": LOW_RANK}})
 ASYNCHRONOUS = Ways(
-    server={"--largest-staleness": 2, "--min-updates": 1, "--rounds": 4}, devices={"shallow": {"--slowdown": 400}}
+    server={"--largest-staleness": 2, "--min-updates": 1, "--rounds": 3}, devices={"shallow": {"--slowdown": 400}}
 )
 COUNTED = """
     SELECT updates.round_number, updates.started_round, assignments.rank, updates.examples, updates.blob_sha256
@@ -144,9 +144,9 @@ def test_late_updates_of_a_killed_fleet_count_once_and_for_less(family: Path, tm
     late = [each for each in updates if each.started_round < each.round_number]
     assert late, "the slow device was never late"
     assert {each.round_number - each.started_round for each in late} <= {1, 2}
-    assert {each.round_number for each in updates} == {1, 2, 3, 4}
-    assert len(acknowledged(run)) >= len(updates) >= 4
-    for number in range(1, 5):
+    assert {each.round_number for each in updates} == {1, 2, 3}
+    assert len(acknowledged(run)) >= len(updates) >= 3
+    for number in range(1, 4):
         before, after = adapter(run, number - 1), adapter(run, number)
         counted = [each for each in updates if each.round_number == number]
         for name, value in before.items():
