@@ -42,7 +42,7 @@ class DeviceAdapters:
         """The tensors that a device of this rank was given after round `number`, every row of the parameter table.
 
         Raises:
-            QuadloomError: nobody was given any, or they are damaged.
+            QuadloomError: they are damaged.
         """
         if rank == self.averaging.rank:
             return self.state.adapters.read(number)
@@ -60,7 +60,7 @@ class DeviceAdapters:
         return tensors_bytes(self.averaging.method().at_rank(self.state.adapters.read(number), rank), FOR_PEFT)
 
     def lower_ranks(self, number: int) -> dict[int, bytes]:
-        """`content` for the lower ranks that devices had in this round, and will ask for in the next."""
+        """`content` by rank, for those that devices had in this round and will ask for in the next."""
         with self.state.sessions() as session:
             ranks = ranks_assigned(session, number) - {self.averaging.rank}
         return {rank: self.content(number, rank) for rank in sorted(ranks)}

@@ -73,7 +73,7 @@ def _close_or_extend(turn: Turn, policy: RoundPolicy, current: Round) -> None:
     progress = round_progress(turn.session, current.number)
     overdue = turn.now_s >= current.deadline_at_s
     needed = needed_updates(turn.session, policy, current.number)
-    # Devices that are at work since this round or an earlier one would be too late for the next.
+    # What began in this round or before it would come too late for the next.
     last_chance = current.number - policy.largest_staleness
     if progress.accepted >= needed and (overdue or outstanding_since(turn.session, last_chance) == 0):
         current.state = "closing"

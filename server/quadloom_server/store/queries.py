@@ -140,8 +140,13 @@ def expire_open_assignments(
 
 @dataclass(frozen=True)
 class CountedUpdate:
-    """What the aggregation needs of an update: its blob, weight, the depth and rank that it was trained at, the round
-    whose device got its parameters, and the norm that bounds it.
+    """What the aggregation needs of an update.
+
+    Attributes:
+        examples: its weight, if it is not late.
+        depth, rank: at which it was trained.
+        started_round: in which its device got the adapter of the round before.
+        clip_norm: L2 norm that bounds it, None for no bound.
     """
 
     blob_sha256: str
