@@ -84,6 +84,11 @@ class JointGraph:
         """Output name -> node."""
         return dict(zip(self.outputs, self.graph.output_node().args[0], strict=True))  # type: ignore[arg-type]
 
+    @property
+    def results_bytes(self) -> int:
+        """Bytes of all results, which an engine hands out as copies."""
+        return sum(size_bytes(node) for node in self.results.values())
+
     def run(self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Execute in PyTorch; the reference for every lowering. Works for any batch size."""
         values: dict[fx.Node, Any] = {}

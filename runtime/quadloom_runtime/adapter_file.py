@@ -1,10 +1,11 @@
-"""The tensors of an adapter, held against the parameter table before anything is computed with them."""
+"""The tensors of an adapter as a file; what is read is held against the parameter table before it is used."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.engines.engine import FloatArray
@@ -37,3 +38,10 @@ def read_parameters(path: Path, table: Sequence[ParameterSpec], *, remedy: str) 
             remedy=remedy,
         )
     return dict(tensors)
+
+
+def tensors_bytes(tensors: Mapping[str, FloatArray], metadata: Mapping[str, str]) -> bytes:
+    """Tensors as safetensors, float32, however they lie in memory."""
+    # safetensors writes the buffer as it lies: a transposed view would come back wrong.
+    whole = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+    return save(whole, dict(metadata))

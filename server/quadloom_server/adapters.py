@@ -5,9 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.numpy import save
-
-from quadloom_runtime.adapter_file import read_parameters
+from quadloom_runtime.adapter_file import read_parameters, tensors_bytes
 from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.durable_files import make_folder, using, write_atomically
 from quadloom_runtime.engines.engine import FloatArray
@@ -16,6 +14,7 @@ from quadloom_server.family import ADAPTER_TENSORS, ServedFamily
 
 MEDIA_TYPE = "application/vnd.safetensors"
 LATEST = "latest"
+FOR_PEFT = {"format": "pt"}
 
 
 class AdapterFolders:
@@ -51,7 +50,7 @@ class AdapterFolders:
 
     def write(self, number: int, parameters: Mapping[str, FloatArray]) -> BlobReference:
         """Write the round's adapter; writing it again after a crash replaces it."""
-        self._write(number, save(dict(parameters), metadata={"format": "pt"}))
+        self._write(number, tensors_bytes(parameters, FOR_PEFT))
         self._references.pop(number, None)
         return self.reference(number)
 

@@ -58,11 +58,17 @@ class ServerState:
         self.lock.close()
 
 
-def open_state(folder: Path, family: ServedFamily, *, database_url: str | None, now_s: float) -> ServerState:
+def open_state(
+    folder: Path, family: ServedFamily, *, aggregation: str, database_url: str | None, now_s: float
+) -> ServerState:
     """Open the state of a task, or begin a new one.
 
+    Args:
+        aggregation: how its updates become adapters.
+
     Raises:
-        QuadloomError: the folder cannot be written, another server uses it, or it belongs to another family.
+        QuadloomError: the folder cannot be written, another server uses it, or it belongs to another family or another
+            aggregation.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +81,7 @@ def open_state(folder: Path, family: ServedFamily, *, database_url: str | None, 
         url = database_url or f"sqlite:///{(folder / DATABASE_NAME).absolute()}"
         sessions, quick_sessions = open_database(url), open_database(url, durable=False)
         with sessions.begin() as session:
-            task_id = _task_id(session, family, folder=folder, now_s=now_s)
+            task_id = _task_id(session, family, aggregation, folder=folder, now_s=now_s)
         remove_unfinished(folder)
         admin_token = open_admin_token(folder)
         adapters = AdapterFolders(folder, family)
@@ -102,21 +108,31 @@ def _lock(folder: Path) -> IO[str]:
     return lock
 
 
-def _task_id(session: Session, family: ServedFamily, *, folder: Path, now_s: float) -> str:
+def _task_id(session: Session, family: ServedFamily, aggregation: str, *, folder: Path, now_s: float) -> str:
+    version = session.scalar(select(Task.schema_version))
+    if version not in (None, SCHEMA_VERSION):  # asked for alone: other columns may be missing
+        raise QuadloomError(
+            f"the state in {folder} has schema version {version}, this program uses {SCHEMA_VERSION}",
+            remedy="use the Quadloom release that wrote it, or give --state a new folder",
+        )
     task = session.scalar(select(Task))
     if task is None:
         task = Task(
-            id=str(uuid.uuid4()), schema_version=SCHEMA_VERSION, family_identity=family.identity, created_at_s=now_s
+            id=str(uuid.uuid4()),
+            schema_version=SCHEMA_VERSION,
+            family_identity=family.identity,
+            aggregation=aggregation,
+            created_at_s=now_s,
         )
         session.add(task)
-    if task.schema_version != SCHEMA_VERSION:
-        raise QuadloomError(
-            f"the state in {folder} has schema version {task.schema_version}, this program uses {SCHEMA_VERSION}",
-            remedy="use the Quadloom release that wrote it, or give --state a new folder",
-        )
     if task.family_identity != family.identity:
         raise QuadloomError(
             f"the state in {folder} belongs to another family than the one at {family.folder}",
             remedy="give --state a new folder, or --family the family that this state was begun with",
+        )
+    if task.aggregation != aggregation:
+        raise QuadloomError(
+            f"the state in {folder} was begun with the aggregation {task.aggregation}, not {aggregation}",
+            remedy=f"give --aggregation {task.aggregation}, or --state a new folder",
         )
     return task.id

@@ -51,7 +51,7 @@ def test_what_a_section_leaves_out_comes_from_its_profile(tmp_path: Path) -> Non
 def test_what_a_section_gives_reaches_every_one_of_its_devices(tmp_path: Path) -> None:
     section = (
         DEVICE + 'count = 2\nname = "kiosk"\nmemory_limit = "1.5MiB"\nthreads = 3\nslowdown = 2.5\nlink_mbps = 8\n'
-        'formats = ["executorch", "onnx"]\n'
+        'formats = ["executorch", "onnx"]\nrank = 4\n'
     )
     first, second = fleet_devices(fleet_of(tmp_path, section))
     assert (first.name, second.name) == ("kiosk-1", "kiosk-2")
@@ -64,6 +64,7 @@ def test_what_a_section_gives_reaches_every_one_of_its_devices(tmp_path: Path) -
         "--threads": 3,
         "--slowdown": 2.5,
         "--link-mbps": 8,
+        "--rank": 4,
     }
 
 
@@ -72,13 +73,13 @@ def test_the_device_command_understands_the_options_of_every_device(tmp_path: Pa
 
     from quadloom_runtime.commands import device as command
 
-    section = DEVICE + 'memory_limit = "90MB"\nthreads = 2\nslowdown = 1.5\nlink_mbps = 20\n'
+    section = DEVICE + 'memory_limit = "90MB"\nthreads = 2\nslowdown = 1.5\nlink_mbps = 20\nrank = 4\n'
     (device,) = fleet_devices(fleet_of(tmp_path, section))
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     parsed = parser.parse_args(["--server", "http://localhost", "--data", "data.jsonl", *device.options])
     assert (parsed.profile, parsed.memory_limit, parsed.threads) == ("phone-mid", "90000000", 2)
-    assert (parsed.slowdown, parsed.link_mbps) == (1.5, 20.0)
+    assert (parsed.slowdown, parsed.link_mbps, parsed.rank) == (1.5, 20.0, 4)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,8 @@ def test_the_device_command_understands_the_options_of_every_device(tmp_path: Pa
         (TASK + "target_loss = 0\n" + DATA + DEVICE, r"task\.target_loss.*\b0\b"),
         (TASK + DATA + DEVICE + "count = 0\n", r"device\.0\.count.*\b0\b"),
         (TASK + DATA + DEVICE + "slowdown = 0.5\n", r"device\.0\.slowdown.*0\.5"),
+        (TASK + DATA + DEVICE + "rank = 0\n", r"device\.0\.rank.*\b0\b"),
+        (TASK + "largest_staleness = -1\n" + DATA + DEVICE, r"task\.largest_staleness.*-1\b"),
         (TASK + DATA + DEVICE + 'name = "../up"\n', r"device\.0\.name.*'\.\./up'"),
         ("[task\n", "cannot read the fleet file"),
     ],

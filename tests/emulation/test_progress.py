@@ -43,6 +43,8 @@ def device_status(name: str, **given: Any) -> DeviceStatus:
         "train_s": 12.34,
         "bytes_down": 93_400_000,
         "bytes_up": 650_000,
+        "rank": 8,
+        "counted_round": 1,
     }
     return DeviceStatus(**(values | given))
 
@@ -131,6 +133,7 @@ def test_the_final_table_sets_the_peak_against_the_limit_and_counts_bytes_both_w
         "device": "one",
         "profile": "phone-mid",
         "(d, q)": "(6, 4)",
+        "rank": "8",
         "peak / limit MB": "71.2 / 90",
         "train s": "12.3",
         "MB down": "93.4",
@@ -209,7 +212,8 @@ class TestWhetherEnoughDevicesAreLeft:
 
     def test_a_round_that_lost_a_device_whose_update_it_needs_cannot_close(self) -> None:
         task = task_status(
-            devices=(device_status("one"), device_status("two", state="open")), rounds=(round_status(1),)
+            devices=(device_status("one"), device_status("two", state="open", counted_round=None)),
+            rounds=(round_status(1),),
         )
         assert not can_go_on(task, {"one"}, devices=2, needed_updates=2)
         assert can_go_on(task, {"one"}, devices=2, needed_updates=1)

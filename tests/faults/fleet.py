@@ -4,8 +4,8 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,21 @@ class FleetRun:
     cuts: tuple[LinkFault, ...]
 
 
-def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
+@dataclass(frozen=True)
+class Ways:
+    """Options of the command line that a run has beside, or instead of, the usual ones; those of devices by name."""
+
+    server: Mapping[str, object] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+def run_fleet(schedule: Schedule, *, family: Path, work: Path, ways: Ways = Ways()) -> FleetRun:
     """Train `ROUNDS` rounds under the schedule.
 
     Raises:
         FleetFailureError: a process ended in another way than by its crash point or with success, or too late.
     """
-    with Fleet(schedule, family=family, work=work) as fleet:
+    with Fleet(schedule, family=family, work=work, ways=ways) as fleet:
         fleet.server.start()
         fleet.let_devices_in()
         fleet.start_devices()
@@ -67,11 +75,11 @@ def run_fleet(schedule: Schedule, *, family: Path, work: Path) -> FleetRun:
 class Fleet:
     """The processes of a run, the link between them, and the folder in which they work."""
 
-    def __init__(self, schedule: Schedule, *, family: Path, work: Path) -> None:
+    def __init__(self, schedule: Schedule, *, family: Path, work: Path, ways: Ways = Ways()) -> None:
         work.mkdir(parents=True)
         self.state = work / "state"
         self.events = {name: work / f"{name}.jsonl" for name in DEVICES}
-        self._schedule, self._family, self._work = schedule, family, work
+        self._schedule, self._family, self._work, self._ways = schedule, family, work, ways
         self._link = Link(schedule.link_faults)
         self.server = self._server()
         self.devices = [self._device(name) for name in DEVICES]
@@ -171,7 +179,7 @@ class Fleet:
             "--round-deadline-s": 10 * RUN_TIMEOUT_S,
             "--local-epochs": 2,
         }
-        command = [*quadloom("serve", options), "--keep-updates"]
+        command = [*quadloom("serve", {**options, **self._ways.server}), "--keep-updates"]
         return Supervised("server", command, self._work / "server.log", list(self._schedule.crashes.get("server", ())))
 
     def _device(self, name: str) -> Supervised:
@@ -189,4 +197,5 @@ class Fleet:
             "--patience-s": RUN_TIMEOUT_S,
         }
         crashes = list(self._schedule.crashes.get(name, ()))
+        options.update(self._ways.devices.get(name, {}))
         return Supervised(name, quadloom("device", options), work / f"{name}.log", crashes)

@@ -29,12 +29,18 @@ from quadloom_runtime.family_folder import blob_reference, save_manifest
 
 WORDS = ("[PAD]", "[UNK]", "good", "fine", "bad", "dull", "film", "story")
 HIDDEN, LABELS, BATCH, LENGTH = 192, 2, 4, 5
+RANK = 96
+"""So large that an update is: links cut it in the middle."""
 LAYERS = 2
 WEIGHT_BYTES = 700_000
 PLANNED_PEAK_BYTES = {1: 1_000_000, 2: 100_000_000}
 """By depth: which of the two a device gets follows from its memory limit."""
 TABLE = (
-    *(ParameterSpec(name=f"layer{n}", shape=(HIDDEN, HIDDEN), layer=n, rank=4) for n in range(LAYERS)),
+    *(
+        ParameterSpec(name=f"layer{n}.lora_{half}.weight", shape=shape, layer=n, rank=RANK)
+        for n in range(LAYERS)
+        for half, shape in (("A", (RANK, HIDDEN)), ("B", (HIDDEN, RANK)))
+    ),
     ParameterSpec(name="weight", shape=(LABELS, HIDDEN), layer="head", rank=None),
     ParameterSpec(name="bias", shape=(LABELS,), layer="head", rank=None),
 )
@@ -53,8 +59,10 @@ def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodePr
 FORWARD = (
     node("Gather", "embedding input_ids", "tokens"),
     node("ReduceMean", "tokens one", "x0", keepdims=0),
-    node("Gemm", "x0 layer0 x0", "x1"),
-    node("Gemm", "x1 layer1 x1", "x2"),
+    node("Gemm", "x0 layer0.lora_A.weight", "h0", transB=1),
+    node("Gemm", "h0 layer0.lora_B.weight x0", "x1", transB=1),
+    node("Gemm", "x1 layer1.lora_A.weight", "h1", transB=1),
+    node("Gemm", "h1 layer1.lora_B.weight x1", "x2", transB=1),
     node("Gemm", "x2 weight bias", "logits", transB=1),
     node("LogSoftmax", "logits", "log_probabilities", axis=1),
     node("OneHot", "labels labels_count off_on", "wanted", axis=1),
@@ -76,8 +84,17 @@ HEAD_BACKWARD = (
     node("MatMul", "d_logits weight", "d_x2"),
 )
 LAYERS_BACKWARD = (
-    (node("Gemm", "x1 d_x2", "gradient.layer1", transA=1),),
-    (node("Gemm", "d_x2 layer1 d_x2", "d_x1", transB=1), node("Gemm", "x0 d_x1", "gradient.layer0", transA=1)),
+    (
+        node("Gemm", "d_x2 h1", "gradient.layer1.lora_B.weight", transA=1),
+        node("MatMul", "d_x2 layer1.lora_B.weight", "d_h1"),
+        node("Gemm", "d_h1 x1", "gradient.layer1.lora_A.weight", transA=1),
+    ),
+    (
+        node("Gemm", "d_h1 layer1.lora_A.weight d_x2", "d_x1"),
+        node("Gemm", "d_x1 h0", "gradient.layer0.lora_B.weight", transA=1),
+        node("MatMul", "d_x1 layer0.lora_B.weight", "d_h0"),
+        node("Gemm", "d_h0 x0", "gradient.layer0.lora_A.weight", transA=1),
+    ),
 )
 
 
@@ -169,7 +186,7 @@ def _manifest(folder: Path, members: tuple[MemberSpec, ...]) -> FamilyManifest:
         exporter_sha256="0" * 64,
         model=ModelSpec(source="tiny/model", architecture="Tiny", layers=LAYERS, parameters=1),
         task=TaskSpec(kind="sequence-classification", num_labels=LABELS),
-        lora=LoraSpec(rank=4, alpha=8, target_modules=("layer",)),
+        lora=LoraSpec(rank=RANK, alpha=RANK, target_modules=("layer",)),
         batch=BatchSpec(batch_size=BATCH, sequence_length=LENGTH),
         stash=StashSpec(bits=8, group_size=64),
         dropout=0.0,

@@ -331,6 +331,7 @@ class ScriptedServer:
             task_id="task",
             round_index=len(self.assignments) + 1,
             member=key,
+            rank=4,
             manifest_sha256=self.manifest_sha256,
             manifest_signature=self.manifest_signature,
             adapter=manifest.adapter[0],

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save, save_file
 
+from quadloom_runtime.adapter_ranks import rows_at_rank
 from quadloom_runtime.contract.administration import IssueTokenRequest
 from quadloom_runtime.contract.manifest import (
     BatchSpec,
@@ -264,7 +265,7 @@ class TaskUnderTest:
         self, assignment: Assignment, change: float, *, examples: int = 10, report: Mapping[str, object] | None = None
     ) -> bytes:
         """An honest update that moves every trained tensor by `change`."""
-        rows = self.family.manifest.trained_parameters(assignment.member.depth)
+        rows = rows_at_rank(self.family.manifest.trained_parameters(assignment.member.depth), assignment.rank)
         return update_content(
             {row.name: np.full(row.shape, change, dtype=np.float32) for row in rows}, examples=examples, report=report
         )
@@ -283,7 +284,13 @@ class TaskUnderTest:
         return self.rounds.enrol(request, signature).device_id
 
     def _open(self) -> ServerState:
-        return open_state(self.state_folder, self.family, database_url=self.database_url, now_s=self.now_s)
+        return open_state(
+            self.state_folder,
+            self.family,
+            aggregation=self.policy.aggregation,
+            database_url=self.database_url,
+            now_s=self.now_s,
+        )
 
     def _make_rounds(self) -> Rounds:
         rounds = Rounds(

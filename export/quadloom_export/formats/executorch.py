@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quadloom_export.formats.writer import BINARY_MEDIA_TYPE, MemberFiles, SharedFiles
-from quadloom_export.graph import JointGraph, size_bytes
+from quadloom_export.graph import JointGraph
 from quadloom_export.lowering.executorch import (
     WEIGHTS_NAME,
     ExecutorchMember,
@@ -97,8 +97,7 @@ class ExecutorchWriter:
 
 def _planned_peak_bytes(lowered: ExecutorchMember, graph: JointGraph) -> int:
     """The arena, copies of the results, and the method that the runtime builds from the program when it first runs."""
-    results = sum(size_bytes(node) for node in graph.results.values())
-    return lowered.arena_bytes + results + METHOD_BYTES + round(METHOD_SHARE * len(lowered.program))
+    return lowered.arena_bytes + graph.results_bytes + METHOD_BYTES + round(METHOD_SHARE * len(lowered.program))
 
 
 def write_single_file(folder: Path, graphs: Mapping[str, JointGraph], *, backend: ExecutorchBackend) -> BlobReference:

@@ -8,6 +8,7 @@ from quadloom_export.lowering.onnx import (
     IR_VERSION,
     OPSET,
     WEIGHTS_NAME,
+    OnnxFile,
     input_specs,
     lower_to_onnx,
     output_specs,
@@ -24,8 +25,8 @@ FOLDER = "onnx"
 WEIGHTS_PATH = f"{FOLDER}/{WEIGHTS_NAME}"
 EVALUATION_PATH = f"{FOLDER}/eval.onnx"
 ONNX_MEDIA_TYPE = "application/onnx"
-ENGINE_BYTES = 500_000
-"""What a step takes beside its arena: copies of the results, small tensors (`quadloom bench memory`: 0.3 to 0.7 MB)."""
+SMALL_TENSORS_BYTES = 100_000
+"""What a step takes beside its arena and the copies of its results: what is too small for the arena."""
 
 
 class OnnxWriter:
@@ -51,7 +52,7 @@ class OnnxWriter:
             EvaluationSpec(
                 format="onnx",
                 graph=blob_reference(folder, EVALUATION_PATH, media_type=ONNX_MEDIA_TYPE),
-                planned_peak_bytes=file.arena_bytes + ENGINE_BYTES,
+                planned_peak_bytes=_planned_peak_bytes(file, evaluation),
                 inputs=input_specs(evaluation),
                 outputs=output_specs(evaluation),
             ),
@@ -66,7 +67,7 @@ class OnnxWriter:
             graph=blob_reference(folder, path, media_type=ONNX_MEDIA_TYPE),
             companions=(),
             arena_bytes=file.arena_bytes,
-            planned_peak_bytes=file.arena_bytes + ENGINE_BYTES,
+            planned_peak_bytes=_planned_peak_bytes(file, graph),
             inputs=input_specs(graph),
             outputs=output_specs(graph),
         )
@@ -82,3 +83,7 @@ class OnnxWriter:
         return OnnxTrainingEngine(
             folder / files.graph.path, inputs=files.inputs, outputs=files.outputs, label=key.label
         )
+
+
+def _planned_peak_bytes(file: OnnxFile, graph: JointGraph) -> int:
+    return file.arena_bytes + graph.results_bytes + SMALL_TENSORS_BYTES

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where its key, files and progress are kept (default: ~/.cache/quadloom/NAME)",
     )
     parser.add_argument("--slowdown", type=float, metavar="F", help="take F times as long; default: the profile's")
+    parser.add_argument(
+        "--rank", type=int, metavar="N", help="train at this LoRA rank, if the task mixes ranks; default: the family's"
+    )
     parser.add_argument("--link-mbps", type=float, metavar="F", help="link speed, both ways; default: the profile's")
     parser.add_argument(
         "--patience-s", type=float, default=120.0, metavar="S", help="how long the server may be away (default 120)"
@@ -114,6 +117,7 @@ def _options(arguments: argparse.Namespace, chosen: "DeviceProfile", link: "Link
             slowdown=slowdown,
             download_bytes_per_s=link.download_bytes_per_s,
             upload_bytes_per_s=link.upload_bytes_per_s,
+            rank=arguments.rank,
         )
         DeviceDescription(name=arguments.name, capabilities=capabilities)
     except ValidationError as error:

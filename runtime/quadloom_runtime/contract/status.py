@@ -41,6 +41,7 @@ class RoundStatus(Value):
     Attributes:
         planner: who decided what each device does.
         needed: updates without which it does not close, None once it is closed.
+        late: of the accepted updates, those that began in an earlier round.
         work: what each device does in it; empty for all but the newest rounds.
         waiting: of the devices whose updates count.
         uniform_depth: the deepest that all devices could train when the round opened.
@@ -57,6 +58,7 @@ class RoundStatus(Value):
     adapter: BlobReference | None
     planner: str = ""
     needed: int | None = None
+    late: int = 0
     work: tuple[RoundWork, ...] = ()
     waiting: Waiting | None = None
     uniform_depth: int | None = None
@@ -64,7 +66,12 @@ class RoundStatus(Value):
 
 
 class DeviceStatus(Value):
-    """One enrolled device with its latest assignment."""
+    """One enrolled device with its latest assignment.
+
+    Attributes:
+        rank: LoRA rank of that assignment.
+        counted_round: the last round in which an update of it counts.
+    """
 
     device_id: str
     name: str
@@ -78,10 +85,17 @@ class DeviceStatus(Value):
     train_s: float
     bytes_down: int
     bytes_up: int
+    rank: int | None = None
+    counted_round: int | None = None
 
 
 class TaskStatus(Message):
-    """The state of the whole task, read-only."""
+    """The state of the whole task, read-only.
+
+    Attributes:
+        aggregation: how updates become an adapter.
+        largest_staleness: rounds by which an update may be late and still count.
+    """
 
     task_id: str
     state: Literal["running", "paused", "finished"]
@@ -89,3 +103,5 @@ class TaskStatus(Message):
     rounds: tuple[RoundStatus, ...]
     devices: tuple[DeviceStatus, ...]
     initial_evaluation: Evaluation | None
+    aggregation: str = ""
+    largest_staleness: int = 0

@@ -27,6 +27,7 @@ Seconds = Annotated[float, Field(ge=0, le=10**8)]
 BytesPerSecond = Annotated[float, Field(ge=1, le=10**12)]
 LARGEST_GRADIENT_NORM: Final = 1e6
 GradientNorm = Annotated[float, Field(ge=0, le=LARGEST_GRADIENT_NORM)]
+Rank = Annotated[int, Field(ge=1, le=100_000)]
 # Base64 of 64 bytes: its last letter has four unused bits, which are zero.
 MANIFEST_SIGNATURE_PATTERN: Final = r"^[A-Za-z0-9+/]{85}[AQgw]==$"
 ManifestSignature = Annotated[str, StringConstraints(pattern=MANIFEST_SIGNATURE_PATTERN)]
@@ -52,6 +53,7 @@ class Capabilities(Value):
         slowdown: how much longer a step takes than on the machine that measured the family; a first estimate, for as
             long as nothing was reported.
         download_bytes_per_s, upload_bytes_per_s: the same of its link, None for no bound.
+        rank: LoRA rank at which it trains, no more than the family's; None for the family's.
     """
 
     formats: tuple[Format, ...] = Field(min_length=1)
@@ -62,6 +64,7 @@ class Capabilities(Value):
     slowdown: float = Field(default=1.0, ge=1e-3, le=1e6)
     download_bytes_per_s: BytesPerSecond | None = None
     upload_bytes_per_s: BytesPerSecond | None = None
+    rank: Rank | None = None
 
 
 class DeviceDescription(Message):
@@ -131,9 +134,13 @@ class Assignment(Message):
 
     Attributes:
         manifest_signature: as in `EnrolResponse`.
-        adapter: the global trainable tensors to start from (safetensors, all rows of the parameter table).
+        rank: LoRA rank of the adapter, of what is trained and of the update. The graph has the family's: below that, A
+            is padded with zero rows and B, times the quotient of the ranks, with zero columns; gradients are cut alike.
+        adapter: the global trainable tensors to start from (safetensors, all rows of the parameter table, at `rank`).
         blobs: every other file that the device needs: graph, weights, tokenizer, manifest members.
         deadline_s: seconds from now until the round may close without this device.
+        largest_staleness: rounds that may open after this one while its update still counts, weighing
+            ``1 / (1 + sqrt(rounds))``; with 0, none does that comes after its round.
         retry_after_accepted_s: seconds after its report at which the device checks in again.
         retry_after_rejected_s: the same when the report was rejected or refused, so that what is broken asks rarely.
         reason: why the planner chose this member, in words.
@@ -143,12 +150,14 @@ class Assignment(Message):
     task_id: str
     round_index: int = Field(ge=1)
     member: MemberKey
+    rank: Rank
     manifest_sha256: Sha256
     manifest_signature: ManifestSignature | None = None
     adapter: BlobReference
     blobs: tuple[BlobReference, ...]
     settings: TrainingSettings
     deadline_s: float
+    largest_staleness: int = Field(default=0, ge=0)
     retry_after_accepted_s: float = Field(ge=0, le=MAXIMUM_RETRY_AFTER_S)
     retry_after_rejected_s: float = Field(ge=0, le=MAXIMUM_RETRY_AFTER_S)
     reason: str
@@ -173,7 +182,8 @@ class CheckInResponse(Message):
 class UpdateReport(Message):
     """Travels as JSON in the ``report`` entry of the update's safetensors metadata.
 
-    The tensors are new value minus old value, float32, exactly the rows that the assigned member trains.
+    The tensors are new value minus old value, float32, exactly the rows that the assigned member trains, at the
+    assigned rank.
 
     Attributes:
         examples: training examples that the update rests on (padding not counted); its weight in the average.
@@ -214,7 +224,8 @@ class FailureReport(Message):
 class ReportResponse(Message):
     """What became of an update or a failure report.
 
-    ``duplicate``: the same assignment was already reported; nothing was counted twice. ``late``: the round had closed.
+    ``duplicate``: the same assignment was already reported; nothing was counted twice. ``late``: its round had
+    closed, or too many rounds had.
     """
 
     status: Literal["accepted", "duplicate", "late", "rejected"]

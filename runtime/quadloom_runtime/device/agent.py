@@ -149,6 +149,7 @@ class DeviceAgent:
             family=self._family.folder,
             manifest=manifest,
             member=assignment.member,
+            rank=assignment.rank,
             adapter=self._family.cache.path(assignment.adapter.sha256),
             data=self._encode(manifest),
             settings=assignment.settings,

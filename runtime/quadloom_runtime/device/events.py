@@ -5,7 +5,7 @@ Every JSON line has `time_s` (seconds since 1970) and `event`:
 | event | further fields |
 |---|---|
 | enrolled | device_id |
-| assigned | assignment_id, round_index, member, depth, quantized_layers, recompute_percent, format, reason |
+| assigned | assignment_id, round_index, member, depth, quantized_layers, recompute_percent, format, rank, reason |
 | downloading | name, sha256 |
 | fetched | downloaded_bytes |
 | step | round_index, step, steps, loss, peak_step_bytes |
@@ -68,7 +68,7 @@ class EventLog:
         key = assignment.member
         self.say(
             "assigned",
-            f"round {assignment.round_index}: {key.label}, {assignment.reason}",
+            f"round {assignment.round_index}: {key.label} at rank {assignment.rank}, {assignment.reason}",
             assignment_id=assignment.assignment_id,
             round_index=assignment.round_index,
             member=key.label,
@@ -76,6 +76,7 @@ class EventLog:
             quantized_layers=key.quantized_layers,
             recompute_percent=key.recompute_percent,
             format=key.format,
+            rank=assignment.rank,
             reason=assignment.reason,
         )
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
+from quadloom_runtime.adapter_file import tensors_bytes
 from quadloom_runtime.contract.wire import UpdateReport
 from quadloom_runtime.durable_files import make_folder, using
 from quadloom_runtime.engines.engine import FloatArray
@@ -69,7 +69,7 @@ class DeviceState:
             "train_s": checkpoint.train_s,
             "gradient_norms": checkpoint.gradient_norms,
         }
-        content = save(_contiguous(tensors), {"figures": json.dumps(figures)})
+        content = tensors_bytes(tensors, {"figures": json.dumps(figures)})
         write_sealed(self._path(assignment_id, CHECKPOINT_SUFFIX), content, half_written="checkpoint-half-written")
 
     def load_checkpoint(self, assignment_id: str) -> Checkpoint | None:
@@ -111,7 +111,7 @@ class DeviceState:
 
 def update_bytes(update: Mapping[str, FloatArray], report: UpdateReport) -> bytes:
     """An update as it travels: tensors, and the report as JSON in the metadata entry ``report``."""
-    return save(_contiguous(update), {"report": report.model_dump_json()})
+    return tensors_bytes(update, {"report": report.model_dump_json()})
 
 
 def _metadata(content: bytes) -> dict[str, str]:
@@ -124,11 +124,6 @@ def _metadata(content: bytes) -> dict[str, str]:
 def _file_name(assignment_id: str) -> str:
     # The server chose the id: it must not name a path.
     return hashlib.sha256(assignment_id.encode()).hexdigest()[:32]
-
-
-def _contiguous(tensors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    # safetensors writes the buffer as it lies: a transposed view would come back wrong.
-    return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
 
 
 def _part(tensors: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from quadloom_runtime.adapter_file import read_parameters
+from quadloom_runtime.adapter_ranks import rows_at_rank
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
 from quadloom_runtime.contract.wire import FailureReport, TrainingSettings
 from quadloom_runtime.crash_points import reach
@@ -25,6 +26,7 @@ from quadloom_runtime.data import EncodedData
 from quadloom_runtime.device.measured_engine import MeasuredEngine
 from quadloom_runtime.device.state import DeviceState
 from quadloom_runtime.emulation.limits import UNTOUCHED_BYTES, check_peak, step_memory_limit
+from quadloom_runtime.engines.rank import RankEngine
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.errors import QuadloomError, StepOutOfMemoryError
 from quadloom_runtime.memory import StepMemoryMeter
@@ -39,7 +41,8 @@ class TrainingJob:
 
     Attributes:
         family: folder with the files of the member, as the manifest names them.
-        adapter: safetensors file with the global value of every trainable tensor.
+        rank: LoRA rank at which it trains.
+        adapter: safetensors file with the global value of every trainable tensor, at that rank.
         memory_limit_bytes: hard limit of a step beyond the loaded, idle process.
         slowdown: a step takes this many times as long as this machine needs.
         state: where checkpoints are kept, and an earlier one is looked for.
@@ -50,6 +53,7 @@ class TrainingJob:
     family: Path
     manifest: FamilyManifest
     member: MemberKey
+    rank: int
     adapter: Path
     data: EncodedData
     settings: TrainingSettings
@@ -109,8 +113,12 @@ def run_job(job: TrainingJob, *, on_step: Callable[[Stepped], None]) -> Trained:
         StepOutOfMemoryError: a step did not fit the limit.
         QuadloomError: the member cannot be loaded, or training diverged.
     """
-    engine = open_training_engine(job.family, job.manifest, job.member, threads=job.threads)
-    parameters = read_parameters(job.adapter, job.manifest.parameters, remedy="check the server and its state")
+    manifest = job.manifest
+    table = rows_at_rank(manifest.parameters, job.rank)
+    parameters = read_parameters(job.adapter, table, remedy="check the server and its state")
+    engine = open_training_engine(job.family, manifest, job.member, threads=job.threads)
+    if job.rank != manifest.lora.rank:
+        engine = RankEngine(engine, manifest.parameters, job.rank)
     resume = job.state.load_checkpoint(job.assignment_id)
     meter = StepMemoryMeter()
     untouched_bytes = UNTOUCHED_BYTES.get(job.member.format, 0)
@@ -118,9 +126,9 @@ def run_job(job: TrainingJob, *, on_step: Callable[[Stepped], None]) -> Trained:
         outcome = train(
             MeasuredEngine(engine, meter, job.slowdown, time.sleep),
             parameters,
-            job.manifest.trained_parameters(job.member.depth),
+            manifest.trained_parameters(job.member.depth),
             job.data,
-            batch_size=job.manifest.batch.batch_size,
+            batch_size=manifest.batch.batch_size,
             settings=job.settings,
             resume=resume,
             on_step=_after_step(job, meter, on_step),

@@ -99,6 +99,8 @@ def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -
         "--min-devices": devices,
         "--min-updates": task.min_updates,
         "--planner": task.planner,
+        "--aggregation": task.aggregation,
+        "--largest-staleness": task.largest_staleness,
         "--round-deadline-s": task.round_deadline_s,
         "--eval-data": data.eval,
         "--text-field": data.text_field,

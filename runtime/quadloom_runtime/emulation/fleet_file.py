@@ -23,12 +23,16 @@ class TaskSection(Section):
 
     `min_updates`: updates without which no round closes, by default one from every device that has work in it.
     `planner`: what decides who does what in a round; the server knows the names.
+    `aggregation`: how updates become an adapter; the server knows these names, too.
+    `largest_staleness`: rounds by which an update may be late and still count, 0 by default.
     """
 
     family: Path
     rounds: int = Field(default=3, ge=1)
     min_updates: int | None = Field(default=None, ge=1)
     planner: str | None = None
+    aggregation: str | None = None
+    largest_staleness: int | None = Field(default=None, ge=0)
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
     target_loss: float | None = Field(default=None, gt=0)
     round_deadline_s: float = Field(default=600.0, gt=0)
@@ -54,7 +58,7 @@ class DataSection(Section):
 
 
 class DeviceSection(Section):
-    """`count` devices of one kind; what is given here replaces the profile's value."""
+    """`count` devices of one kind; what is given here replaces the profile's value, `rank` the family's."""
 
     profile: str
     count: int = Field(default=1, ge=1, le=1000)
@@ -64,6 +68,7 @@ class DeviceSection(Section):
     slowdown: float | None = Field(default=None, ge=1)
     link_mbps: float | None = Field(default=None, gt=0)
     formats: tuple[Format, ...] | None = Field(default=None, min_length=1)
+    rank: int | None = Field(default=None, ge=1)
 
 
 class FleetFile(Section):
@@ -152,6 +157,7 @@ def _device(section: DeviceSection, kind: DeviceProfile, name: str) -> FleetDevi
         ("--threads", section.threads),
         ("--slowdown", section.slowdown),
         ("--link-mbps", section.link_mbps),
+        ("--rank", section.rank),
         ("--formats", None if section.formats is None else ",".join(section.formats)),
     ):
         if value is not None:

@@ -84,7 +84,7 @@ def can_go_on(task: TaskStatus | None, alive: Set[str], *, devices: int, needed_
         enrolled = set() if task is None else {each.name for each in task.devices}
         return len(enrolled | alive) >= devices
     latest = task.rounds[-1].index
-    counted = {each.name for each in task.devices if each.round_index == latest and each.state == "accepted"}
+    counted = {each.name for each in task.devices if each.counted_round == latest}
     latest_needs = task.rounds[-1].needed
     return len(counted | alive) >= (needed_updates if latest_needs is None else latest_needs)
 
@@ -112,6 +112,7 @@ FINAL_COLUMNS = (
     "device",
     "profile",
     "(d, q)",
+    "rank",
     "peak / limit MB",
     "train s",
     "MB down",
@@ -133,13 +134,14 @@ def final_rows(
 def _final_row(device: FleetDevice, status: DeviceStatus | None, news: DeviceProgress) -> tuple[str, ...]:
     limit = device.memory_limit_bytes / 1e6
     if status is None:
-        return (device.name, device.profile, "-", f"- / {limit:.0f}", "-", "-", "-", "0", str(news.out_of_memory))
+        return (device.name, device.profile, "-", "-", f"- / {limit:.0f}", "-", "-", "-", "0", str(news.out_of_memory))
     key = status.member
     peak = "-" if status.peak_step_bytes is None else f"{status.peak_step_bytes / 1e6:.1f}"
     return (
         device.name,
         device.profile,
         "-" if key is None else f"({key.depth}, {key.quantized_layers})",
+        "-" if status.rank is None else str(status.rank),
         f"{peak} / {limit:.0f}",
         f"{status.train_s:.1f}",
         f"{status.bytes_down / 1e6:.1f}",

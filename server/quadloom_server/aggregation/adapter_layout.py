@@ -8,16 +8,17 @@ in this package knows alpha.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from quadloom_runtime.adapter_ranks import A_ENDING, B_ENDING
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.factors import Factors
 
-A_ENDING = ".lora_A.weight"
-B_ENDING = ".lora_B.weight"
 REMEDY = "export the family again; its parameter table must list lora_A and lora_B of every adapted module"
 
 
@@ -64,7 +65,7 @@ class AdapterLayout:
         """``alpha / rank``."""
         return self.alpha / rank
 
-    def pairs_in(self, tensors: Mapping[str, FloatArray]) -> tuple[LoraPair, ...]:
+    def pairs_in(self, tensors: Mapping[str, NDArray[np.floating[Any]]]) -> tuple[LoraPair, ...]:
         """The pairs that are among `tensors`, such as those that a device trained.
 
         Raises:
@@ -76,7 +77,7 @@ class AdapterLayout:
                 raise UnpairedTensorError(f"{missing!r} is missing beside its other half", remedy="send both tensors")
         return tuple(pair for pair in self.pairs if pair.a in tensors)
 
-    def factors(self, pair: LoraPair, tensors: Mapping[str, FloatArray]) -> Factors:
+    def factors(self, pair: LoraPair, tensors: Mapping[str, NDArray[np.floating[Any]]]) -> Factors:
         """``s B A`` as factors: left s B, right A, in float64. The rank is that of the tensors.
 
         Raises:

@@ -12,7 +12,7 @@ folds what comes in, one update at a time and in any order, and finishes with th
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from quadloom_runtime.errors import QuadloomError
 State = TypeVar("State")
 Parameters = Mapping[str, FloatArray]
 """Tensors by PEFT key, float32."""
+PreciseParameters = Mapping[str, NDArray[np.floating[Any]]]
+"""The same, float32 or float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,13 @@ class TrainedUpdate:
 
     Attributes:
         start: the tensors as it received them, at its rank; those that it trained at least.
-        trained: the tensors that it trained, of the same names and shapes as in `start`.
+        trained: the tensors that it trained, of the same names and shapes as in `start`; in float64 where they are the
+            sum of `start` and a small change, of which float32 would lose some.
         weight: training examples, times less than 1 if the update is stale.
     """
 
     start: Parameters
-    trained: Parameters
+    trained: PreciseParameters
     weight: float
 
     def __post_init__(self) -> None:
@@ -47,10 +50,7 @@ class TrainedUpdate:
         """With every change times `factor`."""
         if factor == 1:
             return self
-        moved = {
-            name: self.start[name] + np.float32(factor) * (value - self.start[name])
-            for name, value in self.trained.items()
-        }
+        moved = {name: self.start[name] + factor * change for name, change in self.change(self.trained).items()}
         return replace(self, trained=moved)
 
     def change(self, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:

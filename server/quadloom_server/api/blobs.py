@@ -16,7 +16,7 @@ from quadloom_server.api.byte_range import requested_range
 from quadloom_server.errors import RefusedRequestError
 from quadloom_server.family import ServedFamily
 from quadloom_server.state import ServerState
-from quadloom_server.store.tables import Round
+from quadloom_server.store.tables import RankedAdapter, Round
 
 # One chunk is held per download under way, and there may be many.
 CHUNK_BYTES = 1 << 16
@@ -78,10 +78,13 @@ class BlobCatalogue:
     def _adapter(self, sha256: str) -> StoredBlob | None:
         with self._state.sessions() as session:
             row = session.scalar(select(Round).where(Round.adapter_sha256 == sha256).limit(1))
-            if row is None or row.adapter_size_bytes is None:
-                return None
-            path = self._state.adapters.tensors_path(row.number)
-            return StoredBlob(path, row.adapter_size_bytes, ADAPTER_MEDIA_TYPE)
+            if row is not None and row.adapter_size_bytes is not None:
+                path = self._state.adapters.tensors_path(row.number)
+                return StoredBlob(path, row.adapter_size_bytes, ADAPTER_MEDIA_TYPE)
+            ranked = session.scalar(select(RankedAdapter).where(RankedAdapter.sha256 == sha256).limit(1))
+            if ranked is not None:
+                return StoredBlob(self._state.blobs.path(sha256), ranked.size_bytes, ADAPTER_MEDIA_TYPE)
+            return None
 
 
 def blob_routes(catalogue: BlobCatalogue) -> APIRouter:

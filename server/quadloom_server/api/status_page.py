@@ -30,8 +30,9 @@ def status_page(model: str, status: TaskStatus) -> str:
 <h1>{escape(model)}</h1>
 <p><strong>{status.state}</strong>: {escape(status.reason)}.</p>
 <p>Accuracy of the initial adapter: {_accuracy(status.initial_evaluation)}.</p>
+<p>Updates are averaged by {escape(status.aggregation)}; one may be {status.largest_staleness} rounds late.</p>
 <h2>Rounds</h2>
-{_table(("Round", "State", "Assigned", "Accepted", "Failed", "Seconds", "Accuracy"), map(_round, status.rounds))}
+{_table(ROUND_COLUMNS, map(_round, status.rounds))}
 <h2>Devices</h2>
 {_table(DEVICE_COLUMNS, map(_device, status.devices))}
 </body>
@@ -39,14 +40,16 @@ def status_page(model: str, status: TaskStatus) -> str:
 """
 
 
+ROUND_COLUMNS = ("Round", "State", "Assigned", "Accepted", "Late", "Failed", "Seconds", "Accuracy")
 DEVICE_COLUMNS = (
-    "Device", "Profile", "Limit", "Member", "Peak", "State", "Round", "Accepted", "Training", "Down", "Up"
+    "Device", "Profile", "Limit", "Member", "Rank", "Peak", "State", "Round", "Accepted", "Training", "Down", "Up"
 )  # fmt: skip
 
 
 def _round(row: RoundStatus) -> Sequence[object]:
     accuracy = _accuracy(row.evaluation)
-    return row.index, row.state, row.assigned, row.accepted, row.failed, f"{row.duration_s:.1f}", accuracy
+    counts = row.assigned, row.accepted, row.late, row.failed
+    return row.index, row.state, *counts, f"{row.duration_s:.1f}", accuracy
 
 
 def _device(row: DeviceStatus) -> Sequence[object]:
@@ -55,6 +58,7 @@ def _device(row: DeviceStatus) -> Sequence[object]:
         row.profile,
         format_bytes(row.memory_limit_bytes),
         row.member.label if row.member else "",
+        row.rank or "",
         "" if row.peak_step_bytes is None else format_bytes(row.peak_step_bytes),
         row.state,
         row.round_index or "",

@@ -31,6 +31,8 @@ POLICY = (
     "max_devices",
     "min_devices",
     "min_updates",
+    "largest_staleness",
+    "aggregation",
     "round_deadline_s",
     "target_accuracy",
     "target_loss",
@@ -99,7 +101,13 @@ def run(arguments: argparse.Namespace) -> int:
         _say(f"warning: {warning}")
     evaluator = _evaluator(arguments, family)
     with bind(arguments.host, arguments.port) as listener:
-        state = open_state(arguments.state, family, database_url=arguments.database_url, now_s=time.time())
+        state = open_state(
+            arguments.state,
+            family,
+            aggregation=policy.aggregation,
+            database_url=arguments.database_url,
+            now_s=time.time(),
+        )
         try:
             background = BackgroundWorker()
             rounds = Rounds(
@@ -134,6 +142,19 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--min-devices", type=int, metavar="N", help="devices at which round 1 opens (default 1)")
     group.add_argument(
         "--min-updates", type=int, metavar="N", help="updates without which no round closes (default: --min-devices)"
+    )
+    group.add_argument(
+        "--largest-staleness",
+        type=int,
+        metavar="N",
+        help="rounds by which an update may be late and still count, with the weight 1 / (1 + sqrt(rounds)); above 0, "
+        "a round closes on --min-updates and does not wait for devices that may be late (default 0)",
+    )
+    group.add_argument(
+        "--aggregation",
+        metavar="NAME",
+        help="how updates become an adapter: fedavg (default), or for devices of several ranks flexlora, "
+        "flexlora-change, hetlora, zero-padding, rank-segments",
     )
     group.add_argument(
         "--round-deadline-s", type=float, metavar="S", help="when a round stops waiting for devices (default 600)"

@@ -1,40 +1,56 @@
 """Closes a round: fold the accepted updates, one at a time, into the next global adapter."""
 
+from itertools import groupby
+
+import numpy as np
 from sqlalchemy.orm import Session
 
+from quadloom_runtime.adapter_ranks import rows_at_rank
 from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.contract.status import Waiting
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
+from quadloom_server.aggregation.method import TrainedUpdate
 from quadloom_server.aggregation.norm import clipped
-from quadloom_server.aggregation.running_mean import RunningMean, apply, fold
+from quadloom_server.aggregation.staleness import staleness_weight
 from quadloom_server.aggregation.validation import UpdateBounds, read_update
-from quadloom_server.family import ServedFamily
 from quadloom_server.planning.waiting import waiting
+from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.turn import Turn
-from quadloom_server.state import ServerState
 from quadloom_server.store.durations import real_seconds
-from quadloom_server.store.queries import accepted_updates
+from quadloom_server.store.queries import CountedUpdate, accepted_updates
 from quadloom_server.store.tables import Round, RoundEvaluation
 
 
-def aggregated(number: int, state: ServerState, family: ServedFamily) -> dict[str, FloatArray]:
+def aggregated(number: int, adapters: DeviceAdapters) -> dict[str, FloatArray]:
     """The global parameters after round `number`.
 
-    Folded from the stored updates when the round closes: memory holds one update and the running sums, and a server
-    that was killed in between computes the same again.
+    Folded from the stored updates when the round closes: memory holds one update, what it started from, and the
+    method's sums, and a server that was killed in between computes the same again.
     """
-    mean = RunningMean()
+    state = adapters.state
     with state.sessions() as session:
-        accepted = accepted_updates(session, number)
-    for each in accepted:
-        rows = family.manifest.trained_parameters(each.depth)
-        # Bounds held when it was accepted; they may have changed since, what is counted has not.
-        tensors = read_update(state.blobs.checked_path(each.blob_sha256), rows, bounds=UpdateBounds()).tensors
-        if each.clip_norm is not None:
-            tensors = clipped(tensors, norm=each.clip_norm)
-        mean = fold(mean, tensors, examples=each.examples)
-    return apply(state.adapters.read(number - 1), mean)
+        counted = accepted_updates(session, number)
+    method = adapters.averaging.method({each.rank for each in counted})
+    sums = method.begin()
+    for (started_round, rank), updates in groupby(counted, lambda each: (each.started_round, each.rank)):
+        start = adapters.read(started_round - 1, rank)
+        for each in updates:
+            change = _change(each, adapters)
+            trained = {name: start[name] + value.astype(np.float64) for name, value in change.items()}
+            weight = each.examples * staleness_weight(number - started_round)
+            sums = method.fold(sums, TrainedUpdate(start=start, trained=trained, weight=weight))
+    found: dict[str, FloatArray] = method.finish(state.adapters.read(number - 1), sums)
+    return found
+
+
+def _change(update: CountedUpdate, adapters: DeviceAdapters) -> dict[str, FloatArray]:
+    """What the device sent, no larger than it may be."""
+    rows = rows_at_rank(adapters.averaging.manifest.trained_parameters(update.depth), update.rank)
+    path = adapters.state.blobs.checked_path(update.blob_sha256)
+    # Bounds held when it was accepted; they may have changed since, what is counted has not.
+    tensors = read_update(path, rows, bounds=UpdateBounds()).tensors
+    return tensors if update.clip_norm is None else clipped(tensors, norm=update.clip_norm)
 
 
 def close_round(turn: Turn, number: int, adapter: BlobReference, evaluation: Evaluation | None) -> None:

@@ -56,7 +56,7 @@ def end(turn: Turn, policy: RoundPolicy) -> TaskControl:
         turn.events.append(ENDED)
         current = latest_round(turn.session)
         if current is not None and current.state == "open":
-            expire_open_assignments(turn.session, round_number=current.number)
+            expire_open_assignments(turn.session)
             accepted = round_progress(turn.session, current.number).accepted
             if accepted >= needed_updates(turn.session, policy, current.number):
                 current.state = "closing"

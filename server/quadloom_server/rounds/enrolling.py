@@ -2,16 +2,19 @@
 
 import uuid
 
-from sqlalchemy import select
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from quadloom_runtime.contract.signatures import RequestSignature
-from quadloom_runtime.contract.wire import EnrolRequest
+from quadloom_runtime.contract.wire import Capabilities, EnrolRequest
 from quadloom_runtime.units import format_bytes
+from quadloom_server.aggregation.method import WrongRankError
 from quadloom_server.errors import RefusedRequestError, RevokedDeviceError
+from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.plans import forget_open_plan
 from quadloom_server.store.queries import device_count, device_named, expire_open_assignments
-from quadloom_server.store.tables import Device
+from quadloom_server.store.tables import Device, Round
 from quadloom_server.trust.nonces import use_nonce
 from quadloom_server.trust.tokens import redeem
 
@@ -37,6 +40,21 @@ def enrol_device(turn: Turn, request: EnrolRequest, signature: RequestSignature,
     device.seen_at_s = turn.now_s
     turn.session.flush()
     return device
+
+
+def check_rank(session: Session, adapters: DeviceAdapters, capabilities: Capabilities) -> None:
+    """Have the adapter at the rank that a device wants, or refuse it.
+
+    Raises:
+        RefusedRequestError: the task has no adapter of this rank.
+    """
+    if capabilities.rank is None:
+        return
+    last_closed = session.scalar(select(func.max(Round.number)).where(Round.state == "closed"))
+    try:
+        adapters.reference(session, last_closed or 0, capabilities.rank)
+    except WrongRankError as error:
+        raise RefusedRequestError(error.cause, remedy=error.remedy, code="wrong-rank", http_status=409) from None
 
 
 def _admit(turn: Turn, request: EnrolRequest, *, max_devices: int) -> Device:

@@ -12,6 +12,7 @@ from quadloom_server.store.queries import (
     device_count,
     expire_open_assignments,
     latest_round,
+    outstanding_since,
     round_evaluation,
     round_progress,
 )
@@ -54,6 +55,13 @@ def finished_reason(session: Session, policy: RoundPolicy) -> str | None:
     return None
 
 
+def why_no_round(session: Session, current: Round | None, policy: RoundPolicy) -> str:
+    """Why a device that comes finds no open round."""
+    if current is not None:
+        return f"round {current.number} is being closed"
+    return f"{device_count(session)} of {policy.min_devices} devices have enrolled"
+
+
 def _open_next(turn: Turn, policy: RoundPolicy, planning: RoundPlanning, *, after: Round | None) -> None:
     if finished_reason(turn.session, policy) or device_count(turn.session) < policy.min_devices:
         return
@@ -65,9 +73,11 @@ def _close_or_extend(turn: Turn, policy: RoundPolicy, current: Round) -> None:
     progress = round_progress(turn.session, current.number)
     overdue = turn.now_s >= current.deadline_at_s
     needed = needed_updates(turn.session, policy, current.number)
-    if progress.accepted >= needed and (overdue or progress.outstanding == 0):
+    # What began in this round or before it would come too late for the next.
+    last_chance = current.number - policy.largest_staleness
+    if progress.accepted >= needed and (overdue or outstanding_since(turn.session, last_chance) == 0):
         current.state = "closing"
-        expire_open_assignments(turn.session, round_number=current.number)
+        expire_open_assignments(turn.session, until_round=last_chance)
         turn.closing = current.number
         turn.events.append(f"round {current.number} closing with {progress.accepted} updates")
     elif overdue:

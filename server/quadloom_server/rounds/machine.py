@@ -1,7 +1,9 @@
-"""Synchronous rounds: a state machine over the store.
+"""Rounds: a state machine over the store.
 
     enough devices -> open -> enough updates, and nothing outstanding or past the deadline -> closing -> closed -> next
 
+Where updates may be late (`RoundPolicy.largest_staleness`), only what would become too late is outstanding, and an
+update that comes while its round is not open any more counts in the next one.
 All state is in the database and every request is one transaction, so a killed server continues where it was. What
 takes long, aggregating and evaluating, happens in the background while the round is ``closing``; devices that check in
 meanwhile are told when to come back.
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from quadloom_runtime.adapter_ranks import rows_at_rank
 from quadloom_runtime.contract.signatures import RequestSignature
 from quadloom_runtime.contract.status import TaskStatus
 from quadloom_runtime.contract.wire import (
@@ -26,17 +29,19 @@ from quadloom_runtime.contract.wire import (
 )
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
-from quadloom_server.aggregation.validation import InvalidUpdateError, UpdateBounds, read_update
+from quadloom_server.aggregation.averaging import Averaging
+from quadloom_server.aggregation.validation import InvalidUpdateError, read_update
 from quadloom_server.errors import RevokedDeviceError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds import control, reports
 from quadloom_server.rounds.assigning import assignment_message, settings_of
 from quadloom_server.rounds.bounds import update_bounds
 from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation
-from quadloom_server.rounds.enrolling import enrol_device
+from quadloom_server.rounds.device_adapters import DeviceAdapters
+from quadloom_server.rounds.enrolling import check_rank, enrol_device
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
 from quadloom_server.rounds.knowledge import capabilities_of
-from quadloom_server.rounds.lifecycle import advance, finished_reason
+from quadloom_server.rounds.lifecycle import advance, finished_reason, why_no_round
 from quadloom_server.rounds.planning import RoundPlanning
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.status import task_status
@@ -72,9 +77,13 @@ class Rounds:
     announce: Callable[[str], None] = print
     told_finished: set[str] = field(default_factory=set)
     planning: RoundPlanning = field(init=False)
+    adapters: DeviceAdapters = field(init=False)
 
     def __post_init__(self) -> None:
         self.planning = RoundPlanning(self.policy.planner, self.family, self.settings)
+        averaging = Averaging(self.policy.aggregation, self.family.manifest)
+        averaging.method()  # a family that cannot be averaged is refused before any device trains it
+        self.adapters = DeviceAdapters(self.state, averaging)
 
     def start(self) -> None:
         """Continue where the state is: evaluate the initial adapter if nobody has, close a round that was closing."""
@@ -85,6 +94,8 @@ class Rounds:
             if current is not None:
                 turn.events.append(f"continuing with round {current.number}, which is {current.state}")
                 turn.closing = current.number if current.state == "closing" else None
+                too_late = queries.counting_round(turn.session) - self.policy.largest_staleness - 1
+                queries.expire_open_assignments(turn.session, until_round=too_late)
             self.advance(turn)
         if self.evaluator is not None and not evaluated:
             self.background(partial(self._evaluate_initial, self.evaluator))
@@ -106,6 +117,7 @@ class Rounds:
         """
         with self.turn() as turn:
             device = enrol_device(turn, request, signature, max_devices=self.policy.max_devices)
+            check_rank(turn.session, self.adapters, request.capabilities)
             self.advance(turn)
             return EnrolResponse(
                 device_id=device.id,
@@ -134,7 +146,7 @@ class Rounds:
                 return self._come_back(control.PAUSED).model_copy(update={"task_state": "paused"})
             current = queries.latest_round(turn.session)
             if current is None or current.state != "open":
-                return self._come_back(self._why_no_round(turn, current))
+                return self._come_back(why_no_round(turn.session, current, self.policy))
             found = work_for(turn, device, current, planning=self.planning)
             if isinstance(found, NoWork):
                 return self._come_back(found.reason)
@@ -156,11 +168,14 @@ class Rounds:
         """
         with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
-            settled = reports.already_settled(turn, row)
+            settled = reports.already_settled(turn, row, self.policy)
             if settled is not None:
                 return settled
-            expected = self.family.manifest.trained_parameters(row.depth)
-            bounds = self._bounds(turn, row)
+            capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
+            expected = rows_at_rank(self.family.manifest.trained_parameters(row.depth), row.rank)
+            settings = settings_of(row, self.settings)
+        batch_size = self.family.manifest.batch.batch_size
+        bounds = update_bounds(self.policy, settings, capabilities, batch_size=batch_size)
         try:
             update = read_update(upload.path, expected, bounds=bounds)
         except InvalidUpdateError as error:
@@ -169,7 +184,7 @@ class Rounds:
         sync_file(upload.path)
         with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
-            settled = reports.already_settled(turn, row)
+            settled = reports.already_settled(turn, row, self.policy)
             if settled is not None:
                 return settled
             # In the turn, so that no closing round clears it away before it counts.
@@ -205,14 +220,17 @@ class Rounds:
             return finished_reason(session, self.policy) is not None
 
     def _close(self, number: int) -> None:
-        parameters = aggregated(number, self.state, self.family)
+        parameters = aggregated(number, self.adapters)
         adapter = self.state.adapters.write(number, parameters)
         evaluation = (
             None if self.evaluator is None else evaluate_checked(self.evaluator, parameters, round_number=number)
         )
         self.state.adapters.point_latest(number)
+        lower_ranks = self.adapters.lower_ranks(number)
         reach("adapter-written-before-commit")
         with self.turn() as turn:
+            for rank, content in lower_ranks.items():
+                self.adapters.keep(turn.session, number, rank, content)
             close_round(turn, number, adapter, evaluation)
             self.advance(turn)
             finished = finished_reason(turn.session, self.policy)
@@ -224,8 +242,8 @@ class Rounds:
     def _remove_unneeded_blobs(self) -> None:
         """Remove updates that are folded into a durable adapter, and what a killed server stored but never counted."""
         with self.turn() as turn:
-            updates = queries.updates_to_keep(turn.session, also_closed=self.policy.keep_updates)
-            self.state.blobs.keep_only(updates | {self.family.manifest_sha256})
+            needed = queries.blobs_to_keep(turn.session, also_closed=self.policy.keep_updates)
+            self.state.blobs.keep_only(needed | {self.family.manifest_sha256})
 
     def _evaluate_initial(self, evaluator: Evaluator) -> None:
         evaluation = evaluate_checked(evaluator, self.state.adapters.read(0), round_number=0)
@@ -239,7 +257,7 @@ class Rounds:
     def _fail(self, assignment_id: str, *, answer: ReportResponse, kind: str, message: str) -> ReportResponse:
         with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
-            settled = reports.already_settled(turn, row)
+            settled = reports.already_settled(turn, row, self.policy)
             if settled is not None:
                 return settled
             reports.fail(turn, row, kind=kind, message=message)
@@ -252,22 +270,11 @@ class Rounds:
             work.member,
             task_id=self.state.task_id,
             family=self.family,
-            adapter=self.state.adapters.reference(current.number - 1),
+            adapter=self.adapters.reference(turn.session, work.row.round_number - 1, work.row.rank),
             settings=settings_of(work.row, self.settings),
             policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )
-
-    def _bounds(self, turn: Turn, row: tables.Assignment) -> UpdateBounds:
-        capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
-        batch_size = self.family.manifest.batch.batch_size
-        settings = settings_of(row, self.settings)
-        return update_bounds(self.policy, settings, capabilities, batch_size=batch_size)
-
-    def _why_no_round(self, turn: Turn, current: tables.Round | None) -> str:
-        if current is not None:
-            return f"round {current.number} is being closed"
-        return f"{queries.device_count(turn.session)} of {self.policy.min_devices} devices have enrolled"
 
     def _come_back(self, reason: str) -> CheckInResponse:
         return CheckInResponse(

@@ -22,7 +22,7 @@ from quadloom_server.rounds.knowledge import planned_devices
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.history import reported_in
 from quadloom_server.store.plans import planned_assignment
-from quadloom_server.store.tables import Device, PlannedAssignment, Round
+from quadloom_server.store.tables import Assignment, Device, PlannedAssignment, Round
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,12 @@ class RoundPlanning:
     settings: TrainingSettings
 
     def open_round(self, turn: Turn, *, number: int, after: Round | None, deadline_s: float) -> None:
-        """Open a round with its plan, in one transaction."""
+        """Open a round with its plan, in one transaction. Devices that are still at work on an earlier one go on."""
+        at_work = select(Assignment.device_id).where(Assignment.state == "open")
         devices = turn.session.scalars(
-            select(Device).where(Device.revoked_at_s.is_(None)).order_by(Device.enrolled_at_s, Device.id)
+            select(Device)
+            .where(Device.revoked_at_s.is_(None), Device.id.not_in(at_work))
+            .order_by(Device.enrolled_at_s, Device.id)
         ).all()
         context = self._context(turn.session, devices, number=number, after=after)
         plan = planner(self.planner)(context)

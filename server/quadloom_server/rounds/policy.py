@@ -5,18 +5,22 @@ from dataclasses import dataclass
 
 from quadloom_runtime.contract.wire import MAXIMUM_RETRY_AFTER_S
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.aggregation.averaging import DEFAULT_AGGREGATION, check_served
 from quadloom_server.planning.registry import DEFAULT_PLANNER, planner
 
 
 @dataclass(frozen=True)
 class RoundPolicy:
-    """The rules of a synchronous task.
+    """The rules of a task.
 
     Attributes:
         rounds: rounds to train.
         max_devices: devices that may be enrolled, revoked ones not counted.
         min_devices: enrolled devices at which the first round opens.
         min_updates: accepted updates without which no round closes; fewer if fewer devices have work (`needed.py`).
+        largest_staleness: rounds by which an update may be late and still count. Above 0, a round with `min_updates`
+            waits for those devices only that would otherwise be later than that.
+        aggregation: name of how updates become an adapter, see `aggregation.methods.select`.
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
         target_accuracy: accuracy of the global model at which training ends early, None to train all rounds.
         target_loss: the same for its loss.
@@ -34,6 +38,8 @@ class RoundPolicy:
     max_devices: int = 10_000
     min_devices: int = 1
     min_updates: int = 1
+    largest_staleness: int = 0
+    aggregation: str = DEFAULT_AGGREGATION
     round_deadline_s: float = 600.0
     target_accuracy: float | None = None
     target_loss: float | None = None
@@ -48,6 +54,11 @@ class RoundPolicy:
 
     def __post_init__(self) -> None:
         planner(self.planner)
+        check_served(self.aggregation)
+        if self.largest_staleness < 0:
+            raise QuadloomError(
+                f"largest_staleness is {self.largest_staleness}", remedy="give largest_staleness a value of 0 or more"
+            )
         for name in ("rounds", "max_devices", "min_devices", "min_updates"):
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")

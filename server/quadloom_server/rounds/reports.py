@@ -3,17 +3,26 @@
 from quadloom_runtime.contract.wire import ReportResponse
 from quadloom_server.aggregation.validation import Update
 from quadloom_server.rounds import control
+from quadloom_server.rounds.lifecycle import finished_reason
+from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.plans import planned_for
-from quadloom_server.store.queries import expire_open_assignments, has_accepted_update, member_key
-from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round
+from quadloom_server.store.queries import (
+    counting_round,
+    expire_open_assignments,
+    has_accepted_update,
+    member_key,
+    round_of_update,
+)
+from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device
 from quadloom_server.store.uploads import ReceivedUpload
 
 
-def already_settled(turn: Turn, row: Assignment) -> ReportResponse | None:
+def already_settled(turn: Turn, row: Assignment, policy: RoundPolicy) -> ReportResponse | None:
     """The answer when nothing may count any more for this assignment, else None.
 
-    An assignment that expired in a round that is still open may yet be reported: a slow device is not a vanished one.
+    An assignment that expired may yet be reported, as long as its update is not too late: a slow device is not a
+    vanished one.
     """
     if row.state == "accepted":
         return ReportResponse(status="duplicate", reason="this assignment's update is already counted")
@@ -24,19 +33,28 @@ def already_settled(turn: Turn, row: Assignment) -> ReportResponse | None:
         )
     if control.is_ended(turn.session):
         return ReportResponse(status="late", reason=control.ENDED)
-    current = turn.session.get_one(Round, row.round_number)
-    if current.state != "open":
+    counting = counting_round(turn.session)
+    if counting - row.round_number > policy.largest_staleness or _is_over(turn, policy, counting):
         return ReportResponse(status="late", reason=f"round {row.round_number} no longer takes updates")
-    if has_accepted_update(turn.session, device_id=row.device_id, round_number=row.round_number):
+    counted = round_of_update(turn.session, device_id=row.device_id, started_round=row.round_number)
+    if counted is None and has_accepted_update(turn.session, device_id=row.device_id, round_number=counting):
+        counted = counting
+    if counted is not None:
         return ReportResponse(
             status="duplicate",
-            reason=f"another update of this device is already counted in round {row.round_number}",
+            reason=f"another update of this device is already counted in round {counted}",
         )
     return None
 
 
+def _is_over(turn: Turn, policy: RoundPolicy, counting: int) -> bool:
+    """Whether the round in which an update would count never opens."""
+    return counting > policy.rounds or finished_reason(turn.session, policy) is not None
+
+
 def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, *, clip_norm: float | None) -> None:
     """Count the update; any other assignment that the device still holds is void."""
+    counting = counting_round(turn.session)
     row.state = "accepted"
     turn.session.flush()
     expire_open_assignments(turn.session, device_id=row.device_id)
@@ -45,7 +63,8 @@ def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, 
         AcceptedUpdate(
             assignment_id=row.id,
             device_id=row.device_id,
-            round_number=row.round_number,
+            round_number=counting,
+            started_round=row.round_number,
             blob_sha256=upload.sha256,
             size_bytes=upload.size_bytes,
             examples=report.examples,
@@ -58,8 +77,9 @@ def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, 
         )
     )
     turn.session.flush()
+    late = f" of round {row.round_number}" if row.round_number < counting else ""
     turn.events.append(
-        f"round {row.round_number}: {_device_name(turn, row)} update accepted ({member_key(row).label}, "
+        f"round {counting}: {_device_name(turn, row)} update{late} accepted ({member_key(row).label}, "
         f"{report.examples} examples, loss {report.loss_first:.4f} -> {report.loss_last:.4f}, {_seconds(turn, row)})"
     )
 

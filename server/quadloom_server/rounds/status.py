@@ -54,6 +54,8 @@ def task_status(session: Session, *, task_id: str, policy: RoundPolicy, now_s: f
         ),
         devices=_device_statuses(session),
         initial_evaluation=evaluations.get(0),
+        aggregation=policy.aggregation,
+        largest_staleness=policy.largest_staleness,
     )
 
 
@@ -79,6 +81,7 @@ def _round_status(
         state="closed" if row.state == "closed" else "open",
         assigned=progress.assigned,
         accepted=progress.accepted,
+        late=progress.late,
         failed=progress.failed,
         duration_s=(now_s if row.closed_at_s is None else row.closed_at_s) - row.opened_at_s,
         evaluation=evaluation,
@@ -127,6 +130,7 @@ class Totals:
     peak_step_bytes: int | None = None
     bytes_down: int = 0
     bytes_up: int = 0
+    counted_round: int | None = None
 
 
 def _device_statuses(session: Session) -> tuple[DeviceStatus, ...]:
@@ -152,10 +156,11 @@ def _totals(session: Session) -> dict[str, Totals]:
         func.max(AcceptedUpdate.peak_step_bytes),
         func.sum(AcceptedUpdate.downloaded_bytes),
         func.sum(AcceptedUpdate.size_bytes),
+        func.max(AcceptedUpdate.round_number),
     ).group_by(AcceptedUpdate.device_id)
     return {
-        device_id: Totals(updates, float(train_s), peak, int(down), int(up))
-        for device_id, updates, train_s, peak, down, up in session.execute(summed)
+        device_id: Totals(updates, float(train_s), peak, int(down), int(up), counted_round)
+        for device_id, updates, train_s, peak, down, up, counted_round in session.execute(summed)
     }
 
 
@@ -174,6 +179,8 @@ def _device_status(device: Device, assignment: Assignment | None, totals: Totals
         train_s=totals.train_s,
         bytes_down=totals.bytes_down,
         bytes_up=totals.bytes_up,
+        rank=None if assignment is None else assignment.rank,
+        counted_round=totals.counted_round,
     )
 
 

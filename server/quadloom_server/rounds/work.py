@@ -8,7 +8,7 @@ from quadloom_server.rounds.knowledge import capabilities_of
 from quadloom_server.rounds.planning import RoundPlanning
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.plans import planned_for, planned_member
-from quadloom_server.store.queries import has_accepted_update, latest_assignment, member_key
+from quadloom_server.store.queries import has_accepted_update, latest_assignment, member_key, open_assignment
 from quadloom_server.store.tables import Assignment, Device, PlannedAssignment, Round
 
 
@@ -30,17 +30,18 @@ class NoWork:
 def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlanning) -> Work | NoWork:
     """Find or make the device's work in the open round, as it is planned.
 
-    One assignment per device and round, handed out again while it is open. Another one follows only an out-of-memory
-    failure, an expiry, or a failure before the deadline was last extended.
+    One assignment per device and round, handed out again while it is open, also that of an earlier round. Another one
+    follows only an out-of-memory failure, an expiry, or a failure before the deadline was last extended.
     """
+    begun = open_assignment(turn.session, device_id=device.id)
+    if begun is not None:
+        member = planning.family.member(member_key(begun))
+        if member is not None:
+            return Work(begun, member)
+        begun.state = "expired"  # the family was exported anew without this member
     if has_accepted_update(turn.session, device_id=device.id, round_number=current.number):
         return NoWork(f"the update is counted, round {current.number} waits for other devices")
     latest = latest_assignment(turn.session, device_id=device.id, round_number=current.number)
-    if latest is not None and latest.state == "open":
-        member = planning.family.member(member_key(latest))
-        if member is not None:
-            return Work(latest, member)
-        latest.state = "expired"  # the family was exported anew without this member
     if latest is not None and latest.state == "failed" and not _may_try_again(latest, current):
         return NoWork(f"round {current.number}: {latest.failure_kind} failure, work comes again in the next round")
     planned = planned_for(turn.session, device_id=device.id, round_number=current.number)
@@ -53,7 +54,9 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
     row = _new_assignment(turn, device, current, member.key, attempt=latest.attempt + 1 if latest else 1)
     row.reason = planned.reason
     row.steps = planned.steps
-    row.memory_limit_bytes = capabilities_of(device).memory_limit_bytes
+    capabilities = capabilities_of(device)
+    row.memory_limit_bytes = capabilities.memory_limit_bytes
+    row.rank = capabilities.rank or planning.family.manifest.lora.rank
     turn.session.add(row)
     turn.session.flush()
     turn.events.append(f"round {current.number}: {device.name} assigned {member.key.label} ({planned.reason})")

@@ -1,10 +1,12 @@
 """How long a device really takes for a round: the cost model with its true cost, and what nobody foresees."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from quadloom_runtime.adapter_ranks import rows_at_rank
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, ParameterSpec
 from quadloom_server.planning.cost_model import (
     CompletionTime,
@@ -62,9 +64,6 @@ def true_trip(
     )
 
 
-def _bytes(rows: Collection[ParameterSpec], *, rank: int) -> int:
+def _bytes(rows: Sequence[ParameterSpec], *, rank: int) -> int:
     """What the tensors take if those of LoRA have this rank instead of the table's."""
-    values = 0.0
-    for row in rows:
-        values += float(np.prod(row.shape)) * (1 if row.rank is None else rank / row.rank)
-    return BYTES_PER_VALUE * round(values)
+    return BYTES_PER_VALUE * sum(math.prod(row.shape) for row in rows_at_rank(rows, rank))

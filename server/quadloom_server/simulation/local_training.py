@@ -11,13 +11,12 @@ from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, Parame
 from quadloom_runtime.contract.wire import TrainingSettings
 from quadloom_runtime.data import EncodedData
 from quadloom_runtime.engines.engine import FloatArray, TrainingEngine
+from quadloom_runtime.engines.rank import RankEngine
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.trainer import train
-from quadloom_server.aggregation.adapter_layout import AdapterLayout
 from quadloom_server.simulation.gradient_norms import NormWatchingEngine
 from quadloom_server.simulation.kept_layers_engine import KeptLayersEngine
 from quadloom_server.simulation.logit_adjustment import LogitAdjustedEngine, log_prior, logit_bias
-from quadloom_server.simulation.rank_engine import RankEngine
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,13 @@ class LocalTrainer:
 
     Args:
         folder: of the family.
-        layout: of its adapter.
         data: every training example, of all devices.
         threads: of the engines.
     """
 
-    def __init__(
-        self, folder: Path, manifest: FamilyManifest, layout: AdapterLayout, data: EncodedData, *, threads: int = 1
-    ) -> None:
+    def __init__(self, folder: Path, manifest: FamilyManifest, data: EncodedData, *, threads: int = 1) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._layout = layout
         self._data = data
         self._threads = threads
         self._engines: dict[MemberKey, TrainingEngine] = {}
@@ -118,8 +113,8 @@ class LocalTrainer:
                 self._folder, self._manifest, work.member, threads=self._threads
             )
         engine = self._engines[work.member]
-        if work.rank != self._layout.rank:
-            engine = RankEngine(engine, self._layout, work.rank)
+        if work.rank != self._manifest.lora.rank:
+            engine = RankEngine(engine, self._manifest.parameters, work.rank)
         if work.layers is not None:
             engine = KeptLayersEngine(engine, {row.name for row in moved})
         labels = self._manifest.task.num_labels

@@ -80,7 +80,7 @@ def open_world(
         method=chosen,
         aggregation=make_aggregation(chosen.aggregation, layout),
         settings=settings,
-        train=LocalTrainer(inputs.family, manifest, layout, data, threads=inputs.threads).train,
+        train=LocalTrainer(inputs.family, manifest, data, threads=inputs.threads).train,
         evaluate=held_out_evaluator(
             family,
             inputs.held_out,

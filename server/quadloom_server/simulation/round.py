@@ -6,11 +6,12 @@ from statistics import fmean
 
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.aggregation.method import TrainedUpdate
+from quadloom_server.aggregation.staleness import staleness_weight
 from quadloom_server.planning.importance import updated_importance
 from quadloom_server.planning.round_plan import PlannedDevice
 from quadloom_server.simulation.departures import Departure, departures, trained
 from quadloom_server.simulation.state import DeviceHistory, Facts, RoundRecord, State, Update
-from quadloom_server.simulation.virtual_clock import closing_time_s, staleness, staleness_weight
+from quadloom_server.simulation.virtual_clock import closing_time_s, staleness
 from quadloom_server.simulation.world import World
 
 

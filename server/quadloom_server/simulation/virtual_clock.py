@@ -1,10 +1,9 @@
-"""When a round of a simulated fleet ends, and what a late update is worth. Nothing here ever waits.
+"""When a round of a simulated fleet ends. Nothing here ever waits.
 
 Two settings lead from synchronous to asynchronous rounds, see `Closing`. With 0 as the largest staleness every round
 waits for all of its devices; with 1 update and a large staleness every update is a round of its own.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -59,8 +58,3 @@ def closing_time_s(arrivals: Sequence[Arrival], closing: Closing, *, round_index
     enough = times[min(closing.updates or len(times), len(times)) - 1]
     due = [each.at_s for each in arrivals if staleness(each, round_index=round_index) >= closing.largest_staleness]
     return max([enough, *due])
-
-
-def staleness_weight(rounds: int) -> float:
-    """``1 / (1 + sqrt(staleness))``: what a late update counts against one in time."""
-    return 1 / (1 + math.sqrt(rounds))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.orm import Session
 
 from quadloom_runtime.contract.manifest import MemberKey
@@ -12,6 +12,7 @@ from quadloom_server.store.tables import (
     Assignment,
     Device,
     PlannedAssignment,
+    RankedAdapter,
     Round,
     RoundEvaluation,
     Task,
@@ -20,11 +21,18 @@ from quadloom_server.store.tables import (
 
 @dataclass(frozen=True)
 class Progress:
-    """Assignments of one round by what became of them; `assigned` counts all."""
+    """Assignments of one round by what became of them, and the updates that count in it.
+
+    Attributes:
+        assigned: all assignments.
+        accepted: updates, late ones of earlier rounds included.
+        late: of these, the late ones.
+    """
 
     assigned: int = 0
     outstanding: int = 0
     accepted: int = 0
+    late: int = 0
     failed: int = 0
 
 
@@ -53,15 +61,36 @@ def latest_round(session: Session) -> Round | None:
 
 
 def round_progress(session: Session, number: int) -> Progress:
-    """Count the assignments of one round."""
+    """Count the assignments of one round, and its updates."""
     counted = select(Assignment.state, func.count()).where(Assignment.round_number == number).group_by(Assignment.state)
     by_state = {row[0]: row[1] for row in session.execute(counted)}
+    is_late = case((AcceptedUpdate.started_round < AcceptedUpdate.round_number, 1))
+    updates = select(func.count(), func.count(is_late)).where(AcceptedUpdate.round_number == number)
+    accepted, late = session.execute(updates).one()
     return Progress(
         assigned=sum(by_state.values()),
         outstanding=by_state.get("open", 0),
-        accepted=by_state.get("accepted", 0),
+        accepted=accepted,
+        late=late,
         failed=by_state.get("failed", 0),
     )
+
+
+def counting_round(session: Session) -> int:
+    """The round in which an update that comes now counts: the open one, or else the next."""
+    current = session.scalars(select(Round).order_by(Round.number.desc()).limit(1)).one()
+    return current.number if current.state == "open" else current.number + 1
+
+
+def outstanding_since(session: Session, round_number: int) -> int:
+    """Number of assignments of this round and of earlier ones that are still open."""
+    counted = select(func.count()).where(Assignment.state == "open", Assignment.round_number <= round_number)
+    return session.scalar(counted) or 0
+
+
+def open_assignment(session: Session, *, device_id: str) -> Assignment | None:
+    """The one assignment that the device is at work on, of whatever round."""
+    return session.scalar(select(Assignment).where(Assignment.device_id == device_id, Assignment.state == "open"))
 
 
 def latest_assignment(session: Session, *, device_id: str, round_number: int) -> Assignment | None:
@@ -82,11 +111,28 @@ def has_accepted_update(session: Session, *, device_id: str, round_number: int) 
     return session.scalar(found) is not None
 
 
-def expire_open_assignments(session: Session, *, round_number: int | None = None, device_id: str | None = None) -> None:
-    """Stop waiting for the open assignments of a round, or of a device."""
+def round_of_update(session: Session, *, device_id: str, started_round: int) -> int | None:
+    """The round in which the work of this device for `started_round` already counts."""
+    return session.scalar(
+        select(AcceptedUpdate.round_number).where(
+            AcceptedUpdate.device_id == device_id, AcceptedUpdate.started_round == started_round
+        )
+    )
+
+
+def expire_open_assignments(
+    session: Session,
+    *,
+    round_number: int | None = None,
+    until_round: int | None = None,
+    device_id: str | None = None,
+) -> None:
+    """Stop waiting for open assignments: all of them, or those of a round, of the rounds up to one, of a device."""
     chosen = update(Assignment).where(Assignment.state == "open")
     if round_number is not None:
         chosen = chosen.where(Assignment.round_number == round_number)
+    if until_round is not None:
+        chosen = chosen.where(Assignment.round_number <= until_round)
     if device_id is not None:
         chosen = chosen.where(Assignment.device_id == device_id)
     session.execute(chosen.values(state="expired"))
@@ -94,31 +140,53 @@ def expire_open_assignments(session: Session, *, round_number: int | None = None
 
 @dataclass(frozen=True)
 class CountedUpdate:
-    """What the aggregation needs of an update: its blob, weight, member depth, and the norm that bounds it."""
+    """What the aggregation needs of an update.
+
+    Attributes:
+        examples: its weight, if it is not late.
+        depth, rank: at which it was trained.
+        started_round: in which its device got the adapter of the round before.
+        clip_norm: L2 norm that bounds it, None for no bound.
+    """
 
     blob_sha256: str
     examples: int
     depth: int
+    rank: int
+    started_round: int
     clip_norm: float | None
 
 
 def accepted_updates(session: Session, round_number: int) -> list[CountedUpdate]:
-    """Every update that counts in a round, in a fixed order."""
+    """Every update that counts in a round, in a fixed order: those that began with the same tensors together."""
     found = (
-        select(AcceptedUpdate.blob_sha256, AcceptedUpdate.examples, Assignment.depth, AcceptedUpdate.clip_norm)
+        select(
+            AcceptedUpdate.blob_sha256,
+            AcceptedUpdate.examples,
+            Assignment.depth,
+            Assignment.rank,
+            AcceptedUpdate.started_round,
+            AcceptedUpdate.clip_norm,
+        )
         .join(Assignment, Assignment.id == AcceptedUpdate.assignment_id)
         .where(AcceptedUpdate.round_number == round_number)
-        .order_by(AcceptedUpdate.assignment_id)
+        .order_by(AcceptedUpdate.started_round, Assignment.rank, AcceptedUpdate.assignment_id)
     )
     return [CountedUpdate(*row) for row in session.execute(found)]
 
 
-def updates_to_keep(session: Session, *, also_closed: bool) -> set[str]:
-    """Blob hashes of the updates of rounds that are not closed, or of all rounds."""
-    found = select(AcceptedUpdate.blob_sha256).distinct()
+def ranks_assigned(session: Session, round_number: int) -> set[int]:
+    """The ranks at which devices were to train in a round."""
+    return set(session.scalars(select(Assignment.rank).where(Assignment.round_number == round_number).distinct()))
+
+
+def blobs_to_keep(session: Session, *, also_closed: bool) -> set[str]:
+    """Blob hashes of adapters of lower ranks, and of updates of rounds that are not closed, or of all rounds."""
+    updates = select(AcceptedUpdate.blob_sha256).distinct()
     if not also_closed:
-        found = found.join(Round, Round.number == AcceptedUpdate.round_number).where(Round.state != "closed")
-    return set(session.scalars(found))
+        closed = select(Round.number).where(Round.state == "closed")
+        updates = updates.where(AcceptedUpdate.round_number.not_in(closed))
+    return {*session.scalars(updates), *session.scalars(select(RankedAdapter.sha256))}
 
 
 def round_evaluation(session: Session, round_number: int) -> RoundEvaluation | None:

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Base(DeclarativeBase):
@@ -15,6 +15,7 @@ class Base(DeclarativeBase):
 class Task(Base):
     """One row: what this state is the state of, and what its owner wants: running, paused or ended.
 
+    `aggregation` names the method that it was begun with: rounds of one task are not averaged in two ways.
     `paused_at_s` is when the current pause began; deadlines stand still from then on.
     """
 
@@ -22,6 +23,7 @@ class Task(Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     schema_version: Mapped[int]
     family_identity: Mapped[str] = mapped_column(String(64))
+    aggregation: Mapped[str] = mapped_column(String(40))
     created_at_s: Mapped[float]
     control: Mapped[str] = mapped_column(String(8), default="running")
     paused_at_s: Mapped[float | None]
@@ -107,6 +109,19 @@ class Round(Base):
     uniform_wait_share: Mapped[float]
 
 
+class RankedAdapter(Base):
+    """A round's adapter as devices of a rank below the family's get it, 0 being the initial one; a blob.
+
+    It is made once: an update is the change of exactly these tensors.
+    """
+
+    __tablename__ = "ranked_adapters"
+    round_number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    rank: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class PlannedAssignment(Base):
     """What a device is to do in a round, decided when the round opened, or when the device came.
 
@@ -127,7 +142,7 @@ class PlannedAssignment(Base):
 
 
 class Assignment(Base):
-    """One member given to one device: open -> accepted, failed or expired.
+    """One member given to one device: open -> accepted, failed or expired. `rank` is that of adapter and update.
 
     `memory_limit_bytes` is the device's limit at that time, so that an out-of-memory failure stops counting against a
     device that has got more since. `steps` is as in its plan.
@@ -142,6 +157,7 @@ class Assignment(Base):
     quantized_layers: Mapped[int]
     recompute_percent: Mapped[int]
     format: Mapped[str] = mapped_column(String(20))
+    rank: Mapped[int]
     steps: Mapped[int | None]
     reason: Mapped[str]
     memory_limit_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -164,13 +180,16 @@ class Assignment(Base):
 class AcceptedUpdate(Base):
     """One update that counts. The keys make it exactly once per assignment, and once per device and round.
 
+    It counts in `round_number`, which may be about to open, and rests on the adapter before `started_round`; a late one
+    has a lower `started_round`.
     `clip_norm` is the L2 norm that it is scaled down to when its round is aggregated, None for as it is.
     """
 
     __tablename__ = "updates"
     assignment_id: Mapped[str] = mapped_column(ForeignKey("assignments.id"), primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
-    round_number: Mapped[int] = mapped_column(ForeignKey("rounds.number"), index=True)
+    round_number: Mapped[int] = mapped_column(index=True)
+    started_round: Mapped[int] = mapped_column(ForeignKey("rounds.number"))
     blob_sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     examples: Mapped[int] = mapped_column(BigInteger)
@@ -180,7 +199,10 @@ class AcceptedUpdate(Base):
     clip_norm: Mapped[float | None]
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
     received_at_s: Mapped[float]
-    __table_args__ = (UniqueConstraint("device_id", "round_number"),)
+    __table_args__ = (
+        UniqueConstraint("device_id", "round_number"),
+        UniqueConstraint("device_id", "started_round"),
+    )
 
 
 class RoundEvaluation(Base):

@@ -134,6 +134,8 @@ def test_a_second_server_on_one_state_is_refused(
         (["--target-accuracy", "0.8"], "--target-accuracy 0.8 needs held-out data"),
         (["--eval-data", "held-out.jsonl"], "lacks an evaluation graph"),
         (["--seed", "-1"], "seed is -1"),
+        (["--largest-staleness", "-1"], "largest_staleness is -1"),
+        (["--aggregation", "median"], "no server can average by 'median'"),
         (["--round-deadline-s", "inf"], "round_deadline_s is inf"),
         (["--port", "99999"], "port 99999"),
         (["--host", "203.0.113.1", "--allow-unencrypted-http"], "cannot listen on 203.0.113.1"),
@@ -143,6 +145,20 @@ def test_options_out_of_range_are_refused_by_value(
     run_and_fail: Callable[..., str], family_folder: Path, tmp_path: Path, options: list[str], words: str
 ) -> None:
     assert words in run_and_fail(family_folder, tmp_path / "state", *options)
+
+
+def test_a_state_is_served_on_with_the_aggregation_that_it_was_begun_with_and_no_other(
+    serve: Callable[..., Any], run_and_fail: Callable[..., str], family_folder: Path, tmp_path: Path
+) -> None:
+    serve(family_folder, tmp_path / "state", "--aggregation", "flexlora").kill()
+    said = run_and_fail(family_folder, tmp_path / "state", "--port", "0")
+    assert "begun with the aggregation flexlora, not fedavg" in said
+    assert "--aggregation flexlora" in said
+    server = serve(family_folder, tmp_path / "state", "--aggregation", "flexlora", "--largest-staleness", "3")
+    status = server.client.get("/v1/task").json()
+    assert (status["aggregation"], status["largest_staleness"]) == ("flexlora", 3)
+    page = server.client.get("/").text
+    assert "averaged by flexlora; one may be 3 rounds late" in page
 
 
 def test_a_damaged_family_is_not_served(run_and_fail: Callable[..., str], family_folder: Path, tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from quadloom_runtime.adapter_file import read_parameters
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.contract.wire import TrainingSettings
 from quadloom_runtime.data import encode, load_examples
+from quadloom_runtime.engines.rank import RankEngine
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.family_folder import load_manifest
 from quadloom_runtime.trainer import train
-from quadloom_server.aggregation.adapter_layout import adapter_layout
-from quadloom_server.simulation.rank_engine import RankEngine
 
 KEY = MemberKey(depth=2, quantized_layers=0, recompute_percent=3)
 SETTINGS = TrainingSettings(learning_rate=1e-2, head_learning_rate=1e-2, max_steps=6, clip_norm=0.5)
@@ -36,8 +35,7 @@ def test_training_is_that_of_a_family_of_the_low_rank(family, low, inputs):
     manifest, low_manifest = load_manifest(family), load_manifest(low)
     data = encode(load_examples(inputs.train), family / "tokenizer/tokenizer.json", sequence_length=8)
     start, rows = start_of(low), low_manifest.trained_parameters(2)
-    layout = adapter_layout(manifest.parameters, alpha=manifest.lora.alpha)
-    engine = RankEngine(open_training_engine(family, manifest, KEY), layout, 2)
+    engine = RankEngine(open_training_engine(family, manifest, KEY), manifest.parameters, 2)
     found = train(engine, start, rows, data, batch_size=4, settings=SETTINGS)
     expected = train(open_training_engine(low, low_manifest, KEY), start, rows, data, batch_size=4, settings=SETTINGS)
     assert found.update.keys() == expected.update.keys()
@@ -52,10 +50,9 @@ def test_at_the_graphs_own_rank_nothing_changes(family, inputs):
     data = encode(load_examples(inputs.train), family / "tokenizer/tokenizer.json", sequence_length=8)
     start, rows = start_of(family), manifest.trained_parameters(2)
     engine = open_training_engine(family, manifest, KEY)
-    layout = adapter_layout(manifest.parameters, alpha=manifest.lora.alpha)
     found, expected = (
         train(each, start, rows, data, batch_size=4, settings=SETTINGS)
-        for each in (RankEngine(engine, layout, 4), engine)
+        for each in (RankEngine(engine, manifest.parameters, 4), engine)
     )
     for name, change in expected.update.items():
         np.testing.assert_array_equal(found.update[name], change)

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quadloom_server.aggregation.staleness import staleness_weight
 from quadloom_server.simulation.virtual_clock import (
     SYNCHRONOUS,
     Arrival,
     Closing,
     closing_time_s,
     staleness,
-    staleness_weight,
 )
 
 ARRIVALS = [Arrival("a", 5, 12.0), Arrival("b", 5, 30.0), Arrival("c", 3, 20.0), Arrival("d", 5, 14.0)]

@@ -23,6 +23,8 @@ METHODS: Final[Mapping[str, Callable[[AdapterLayout], Aggregation[Any]]]] = {
     "flexlora-change": FlexLoraChange,
     "rank-segments": RankSegments,
 }
+OF_FIXED_SIZE: Final = tuple(name for name in METHODS if name != "flora")
+"""Those whose adapter and state do not grow with the number of devices: what a server can train with for long."""
 
 
 def make_aggregation(name: str, layout: AdapterLayout) -> Aggregation[Any]:

@@ -6,29 +6,29 @@ that of B' times ``R / r``; what belongs to padding is dropped. Optimizer and cl
 rank r and nothing else, as if the family had been exported at that rank.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from quadloom_runtime.adapter_ranks import A_ENDING, B_ENDING
+from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.engines.engine import Batch, FloatArray, StepResult, TrainingEngine
-from quadloom_server.aggregation.adapter_layout import AdapterLayout
 
 
 class RankEngine:
     """Lets the graph of `engine` train tensors of rank `rank`.
 
     Args:
-        layout: of the family, at the graph's rank.
-        rank: 1 to that of the layout.
+        table: the family's parameter table, at the graph's rank.
+        rank: 1 to that of the table.
     """
 
-    def __init__(self, engine: TrainingEngine, layout: AdapterLayout, rank: int) -> None:
+    def __init__(self, engine: TrainingEngine, table: Sequence[ParameterSpec], rank: int) -> None:
         self._engine = engine
-        self._missing = layout.rank - rank
         self._rank = rank
-        self._factor = np.float32(layout.scale(rank) / layout.scale(layout.rank))
-        self._down = {pair.a for pair in layout.pairs}
-        self._up = {pair.b for pair in layout.pairs}
+        ranks = {row.name: row.rank for row in table if row.rank is not None}
+        self._down = {name: full for name, full in ranks.items() if name.endswith(A_ENDING)}
+        self._up = {name: full for name, full in ranks.items() if name.endswith(B_ENDING)}
 
     def step(self, parameters: Mapping[str, FloatArray], batch: Batch) -> StepResult:
         """Forward and backward; `parameters` and gradients are of the device's rank."""
@@ -38,14 +38,17 @@ class RankEngine:
 
     def _padded(self, name: str, value: FloatArray) -> FloatArray:
         if name in self._down:
-            return np.pad(value, ((0, self._missing), (0, 0)))
+            return np.pad(value, ((0, self._down[name] - self._rank), (0, 0)))
         if name in self._up:
-            return np.pad(value * self._factor, ((0, 0), (0, self._missing)))
+            return np.pad(value * self._factor(name), ((0, 0), (0, self._up[name] - self._rank)))
         return value
 
     def _cut(self, name: str, gradient: FloatArray) -> FloatArray:
         if name in self._down:
             return gradient[: self._rank]
         if name in self._up:
-            return np.ascontiguousarray(gradient[:, : self._rank]) * self._factor
+            return np.ascontiguousarray(gradient[:, : self._rank]) * self._factor(name)
         return gradient
+
+    def _factor(self, name: str) -> np.float32:
+        return np.float32(self._up[name] / self._rank)
