@@ -67,7 +67,7 @@ class DeadlineSettings:
         included_every_rounds: each device takes part at least once in so many consecutive rounds; 1 is always.
         coverage_power: 1 if a layer gains as much from its tenth device as from its first, towards 0 if nothing more.
         voters: whose completion times decide a device's deadline, see above.
-        step_shares: of the round's steps that a device may be given; halves, quarters and the like, see `DeadlineVote`.
+        step_shares: of the round's steps that a device may be given.
     """
 
     included_every_rounds: int = 4

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 SHORTEST_S = 1e-9
 """Keeps the worth finite where a round would take no time at all."""
 
+EQUAL_WORTH = 1e-12
+"""Relative difference below which two deadlines are worth the same: without transfers, half the steps are half."""
+
 
 @dataclass(frozen=True)
 class Ballot:
@@ -25,7 +28,7 @@ class Ballot:
     Attributes:
         examples: of the device, its weight.
         depths: layers that it trains, 0 where it is not done in time.
-        step_shares: its steps as a share of the round's; rounding to whole steps does not count.
+        step_shares: its steps as a share of the round's.
     """
 
     examples: float
@@ -38,8 +41,8 @@ class DeadlineVote:
 
     Args:
         times: possible deadlines in seconds, ascending.
-        ballots: one for each device. Examples are whole numbers and step shares have few binary digits, so that taking
-            a device off the sums again is exact.
+        ballots: one for each device. Examples are whole numbers, so that taking a device off the sums again is exact
+            where all make the round's steps.
         importance: of every layer, from the input to the output.
         coverage_power: see the module.
     """
@@ -70,7 +73,7 @@ class DeadlineVote:
         if not len(allowed):
             return math.inf
         worth = self._worth(without)[allowed]
-        return float(self._times[allowed[np.flatnonzero(worth == worth.max())[-1]]])
+        return float(self._times[allowed[np.flatnonzero(worth >= (1 - EQUAL_WORTH) * worth.max())[-1]]])
 
     def _worth(self, without: int | None) -> NDArray[np.float64]:
         sums, examples = self._sums, self._examples

@@ -85,19 +85,16 @@ def feasible(context: RoundContext, device: PlannedDevice) -> tuple[Candidate, .
 
 
 def with_step_shares(candidate: Candidate, shares: Iterable[float], *, steps: int) -> tuple[Candidate, ...]:
-    """A candidate for the steps of the round, once with each of these shares of them; a step at least.
+    """A candidate for the steps of the round, once with each of these shares of them, to whole steps, 1 at least.
 
     Args:
         steps: those of the round.
     """
     found = []
-    for share in shares:
-        chosen = max(1, round(share * steps))
-        if chosen == steps:
-            found.append(replace(candidate, step_share=share))
-        else:
-            time = replace(candidate.time, train_s=candidate.time.train_s * chosen / steps)
-            found.append(replace(candidate, time=time, step_share=share, steps=chosen))
+    for chosen in dict.fromkeys(max(1, round(share * steps)) for share in shares):
+        time = replace(candidate.time, train_s=candidate.time.train_s * chosen / steps)
+        fewer = replace(candidate, time=time, step_share=chosen / steps, steps=chosen)
+        found.append(candidate if chosen == steps else fewer)
     return tuple(found)
 
 
