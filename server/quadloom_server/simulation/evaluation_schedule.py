@@ -7,6 +7,7 @@ rounds would be looked at more often, and sooner.
 
 from typing import Annotated
 
+import numpy as np
 from pydantic import AfterValidator, Field
 
 from quadloom_runtime.contract.manifest import Value
@@ -52,4 +53,5 @@ def equally_spaced(evaluations: int, *, budget_s: float) -> AtTimes:
     """
     if evaluations < 1:
         raise QuadloomError(f"--evaluations is {evaluations}", remedy="give --evaluations a value of at least 1")
-    return AtTimes(times_s=tuple(budget_s * count / evaluations for count in range(1, evaluations + 1)))
+    # linspace ends with its end exactly: what is judged then is what the budget ends with.
+    return AtTimes(times_s=tuple(np.linspace(0.0, budget_s, evaluations + 1)[1:].tolist()))
