@@ -79,6 +79,10 @@ def _check(race: Race) -> None:
         raise QuadloomError(f"--methods {','.join(race.methods)!r}", remedy="name different methods, ours first")
     for method in race.methods:
         find_method(method)
+    if not 0 < race.grid.budget_share <= 1:
+        raise QuadloomError(
+            f"--tuning-share is {race.grid.budget_share:g}", remedy="give a share of the budget above 0, 1 at most"
+        )
     if race.grid.seed in race.seeds:
         raise QuadloomError(
             f"seed {race.grid.seed} is that of the runs that choose learning rates", remedy="race with other --seeds"
