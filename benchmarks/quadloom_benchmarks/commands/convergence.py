@@ -28,7 +28,7 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
         help="all are compared with the first (default %(default)s)",
     )
     parser.add_argument("--seeds", default="0,1,2,3,4", metavar="LIST", help="default %(default)s")
-    parser.add_argument("--budget-virtual-s", type=float, default=300.0, metavar="S", help="default %(default)s")
+    parser.add_argument("--budget-virtual-s", type=float, default=60.0, metavar="S", help="default %(default)s")
     parser.add_argument("--steps", type=int, default=8, help="of a device in a round (default %(default)s)")
     parser.add_argument(
         "--learning-rates",
@@ -44,7 +44,7 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head-learning-rate", type=float, default=1e-3, help="default %(default)s")
     parser.add_argument(
-        "--evaluations", type=int, default=12, metavar="N", help="equally spaced in the budget (default %(default)s)"
+        "--evaluations", type=int, default=8, metavar="N", help="equally spaced in the budget (default %(default)s)"
     )
     parser.add_argument("--ceiling-epochs", type=int, default=3, help="of central training (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of one run (default %(default)s)")

@@ -118,13 +118,13 @@ def _start(inputs: Inputs, settings: RunSettings, work: Path) -> Evaluation:
             inputs.held_out,
             text_field=inputs.text_field,
             label_field=inputs.label_field,
-            limit=inputs.eval_limit,
+            limit=None,
             threads=inputs.threads,
         )
         return evaluate(start_parameters(family, settings))
 
     parts = [family.manifest_sha256, file_sha256(inputs.held_out), inputs.text_field, inputs.label_field]
-    return _kept([*parts, settings.start, str(inputs.eval_limit)], work, judge)
+    return _kept([*parts, settings.start], work, judge)
 
 
 def _plain_member(manifest: FamilyManifest, *, deepest: bool) -> MemberKey:
