@@ -60,16 +60,32 @@ class DeviceCost:
 
 @dataclass(frozen=True)
 class CompletionTime:
-    """Seconds from the assignment to the last byte of the update."""
+    """Seconds from the assignment to the last byte of the update.
 
-    download_s: float
+    Attributes:
+        files_s: fetching what stays on the device: weights, tokenizer, graph.
+        adapter_s: fetching the global trainable tensors.
+    """
+
+    files_s: float
+    adapter_s: float
     train_s: float
     upload_s: float
 
     @property
+    def download_s(self) -> float:
+        """Files and adapter."""
+        return self.files_s + self.adapter_s
+
+    @property
     def total_s(self) -> float:
-        """All three, one after the other."""
-        return self.download_s + self.train_s + self.upload_s
+        """All, one after the other."""
+        return self.files_s + self.recurring_s
+
+    @property
+    def recurring_s(self) -> float:
+        """What every further round with the member takes."""
+        return self.adapter_s + self.train_s + self.upload_s
 
 
 def reference_costs(manifest: FamilyManifest) -> dict[MemberKey, ReferenceCost]:
@@ -132,7 +148,8 @@ def completion_time(
     """
     member = references[key]
     return CompletionTime(
-        download_s=transfer_s(downloaded_bytes(key, member, fetched=fetched), device.download_bytes_per_s),
+        files_s=transfer_s(_files_bytes(key, member, fetched=fetched), device.download_bytes_per_s),
+        adapter_s=transfer_s(member.adapter_bytes, device.download_bytes_per_s),
         train_s=steps * step_s(device, member),
         upload_s=transfer_s(member.update_bytes, device.upload_bytes_per_s),
     )
@@ -140,10 +157,13 @@ def completion_time(
 
 def downloaded_bytes(key: MemberKey, member: ReferenceCost, *, fetched: Collection[MemberKey]) -> int:
     """Bytes that a device fetches for one round with a member: the adapter, and the files that it does not have yet."""
-    found = member.adapter_bytes
-    found += member.own_bytes if key not in fetched else 0
-    found += member.shared_bytes if key.format not in {each.format for each in fetched} else 0
-    return found
+    return member.adapter_bytes + _files_bytes(key, member, fetched=fetched)
+
+
+def _files_bytes(key: MemberKey, member: ReferenceCost, *, fetched: Collection[MemberKey]) -> int:
+    own = member.own_bytes if key not in fetched else 0
+    shared = member.shared_bytes if key.format not in {each.format for each in fetched} else 0
+    return own + shared
 
 
 def transfer_s(size_bytes: int, bytes_per_s: float | None) -> float:

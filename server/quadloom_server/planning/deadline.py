@@ -6,6 +6,7 @@ coverage_l(T) is the share of the fleet's examples on devices that train layer l
 is done by T. The power, 0.5 by default, says that a second device on a layer helps less than the first. Devices that
 have no member done in time sit out, but none for longer than a set number of rounds: when one is due, T is at least its
 fastest completion time. Quantized layers and recompute budget are chosen with the depth, among all efficient members.
+Times are those of every further round: what a device fetches once decides nothing.
 
 A deeper member never lowers the sum, so of all joint assignments that end at T this is the best one, and trying every
 completion time as T finds the best of all (`DeadlineSettings.voters` "fleet"). But then a device that gets faster may
@@ -17,10 +18,15 @@ what it does by a time that they do not move, and more of either never gives it 
 differ from device to device, so the round may end later than the best T, the more so the smaller the fleet. (A device
 whose turn it is, and that misses its deadline, trains its fastest member; for more memory not to change that to a
 shallower one, a smaller depth must never need more memory or time.)
+
+Steps can be a choice, too (`DeadlineSettings.step_shares`): a slow device then makes fewer, so that it trains deeper by
+T, and nobody waits for it. The worth of T counts how far a layer moves, see `deadline_vote.py`. Where devices make
+different numbers of steps the aggregate must take that into account (`aggregation.weighting.by_steps`), or it follows
+those that make most.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,20 +34,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.planning.deadline_vote import Ballot, DeadlineVote
 from quadloom_server.planning.efficient import (
     Candidate,
     assigned,
-    deepest,
     efficient,
+    faster,
     fastest,
     feasible,
     sits_out_unfit,
+    with_step_shares,
 )
 from quadloom_server.planning.importance import importance_of_layers
 from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, RoundContext, RoundPlan, RoundPlanner
 
-SHORTEST_S = 1e-9
-"""Keeps the worth finite where a round would take no time at all."""
+MOST_DEADLINES = 4096
+"""Possible deadlines that are weighed; of more, every second, third ... one, and the last. Bounds memory and time.
+
+Beyond that, some 500 devices, the best T is found up to a few thousandths, and a device's own times move the choice of
+the others a little.
+"""
 
 Options = Callable[[RoundContext, PlannedDevice], Sequence[Candidate]]
 """The members that a device may choose from."""
@@ -55,11 +67,13 @@ class DeadlineSettings:
         included_every_rounds: each device takes part at least once in so many consecutive rounds; 1 is always.
         coverage_power: 1 if a layer gains as much from its tenth device as from its first, towards 0 if nothing more.
         voters: whose completion times decide a device's deadline, see above.
+        step_shares: of the round's steps that a device may be given.
     """
 
     included_every_rounds: int = 4
     coverage_power: float = 0.5
     voters: Literal["fleet", "others"] = "fleet"
+    step_shares: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
@@ -69,6 +83,8 @@ class DeadlineSettings:
             )
         if not 0 < self.coverage_power <= 1:
             raise QuadloomError(f"coverage_power is {self.coverage_power:g}", remedy="give more than 0 and at most 1")
+        if not self.step_shares or min(self.step_shares) <= 0:
+            raise QuadloomError(f"step_shares is {self.step_shares}", remedy="give shares above 0, such as 1 or 0.5")
 
 
 def efficient_members(context: RoundContext, device: PlannedDevice) -> Sequence[Candidate]:
@@ -84,7 +100,10 @@ def deadline_planner(settings: DeadlineSettings, options_of: Options = efficient
     """
 
     def plan(context: RoundContext) -> RoundPlan:
-        options = {device.name: options_of(context, device) for device in context.devices}
+        options = {
+            device.name: _with_steps(context, device, options_of(context, device), settings.step_shares)
+            for device in context.devices
+        }
         able = [device for device in context.devices if options[device.name]]
         deadlines = _deadlines(context, able, options, settings)
         return {
@@ -102,10 +121,19 @@ def is_due(device: PlannedDevice, settings: DeadlineSettings) -> bool:
     return device.rounds_since_included + 1 >= settings.included_every_rounds
 
 
+def _with_steps(
+    context: RoundContext, device: PlannedDevice, members: Sequence[Candidate], shares: Sequence[float]
+) -> list[Candidate]:
+    """The members, each with every number of steps: the deepest first, of these the most steps, then the fastest."""
+    steps = context.steps_of(device)
+    options = [each for member in members for each in with_step_shares(member, shares, steps=steps)]
+    return sorted(options, key=lambda each: (-each.depth, -each.step_share, *faster(each)))
+
+
 def _work(
     device: PlannedDevice, options: Sequence[Candidate], deadline_s: float, settings: DeadlineSettings
 ) -> PlannedWork:
-    chosen = deepest(options, within_s=deadline_s)
+    chosen = next((each for each in options if each.recurring_s <= deadline_s), None)
     if chosen is not None:
         by_then = f"is done by {deadline_s:.1f} s, the end worth most per second"
         return assigned(chosen, device, f"deepest that {'fits' if math.isinf(deadline_s) else by_then}")
@@ -115,8 +143,8 @@ def _work(
     left = settings.included_every_rounds - 1 - device.rounds_since_included
     return PlannedWork(
         None,
-        f"sits out: takes at least {first.expected_s:.1f} s ({first.key.label}), the round ends at {deadline_s:.1f} s; "
-        f"its turn comes in {left} round{'' if left == 1 else 's'} at the latest",
+        f"sits out: takes at least {first.recurring_s:.1f} s ({first.key.label}), the round ends at {deadline_s:.1f} s;"
+        f" its turn comes in {left} round{'' if left == 1 else 's'} at the latest",
     )
 
 
@@ -129,18 +157,17 @@ def _deadlines(
     """The deadline of each device that can train anything, in seconds."""
     if not able:
         return {}
-    times = np.array(sorted({each.expected_s for device in able for each in options[device.name]}))
-    depths = np.stack([_depth_by(times, options[device.name]) for device in able])
-    examples = np.array([float(device.capabilities.examples) for device in able])
-    first = np.array([fastest(options[device.name]).expected_s for device in able])
+    times = _possible_deadlines(each.recurring_s for device in able for each in options[device.name])
+    ballots = [_ballot(times, device, options[device.name]) for device in able]
+    first = np.array([fastest(options[device.name]).recurring_s for device in able])
     earliest = np.where([is_due(device, settings) for device in able], first, 0.0)
     known = importance_of_layers(context.importance, range(context.layers))
     importance = np.array([known[layer] for layer in range(context.layers)])
-    vote = _Vote(times, depths, examples, importance, settings.coverage_power)
+    vote = DeadlineVote(times, ballots, importance, settings.coverage_power)
     if settings.voters == "fleet":
         best = vote.best(np.ones_like(times, dtype=bool), earliest_s=float(earliest.max()))
         return {device.name: best for device in able}
-    own = np.stack([np.isin(times, [each.expected_s for each in options[device.name]]) for device in able])
+    own = np.stack([np.isin(times, [each.recurring_s for each in options[device.name]]) for device in able])
     proposers = own.sum(axis=0)
     deadlines = {}
     for place, device in enumerate(able):
@@ -149,64 +176,16 @@ def _deadlines(
     return deadlines
 
 
-def _depth_by(times: NDArray[np.float64], options: Sequence[Candidate]) -> NDArray[np.int32]:
-    """Layers that a device trains at each deadline, 0 where it is not done in time."""
+def _possible_deadlines(times_s: Iterable[float]) -> NDArray[np.float64]:
+    ordered = sorted(set(times_s), reverse=True)
+    return np.array(ordered[:: math.ceil(len(ordered) / MOST_DEADLINES)][::-1])
+
+
+def _ballot(times: NDArray[np.float64], device: PlannedDevice, options: Sequence[Candidate]) -> Ballot:
+    """What a device does by each deadline; `options` has first what it prefers."""
     depths = np.zeros(len(times), dtype=np.int32)
-    for each in sorted(options, key=lambda each: each.depth):
-        depths[times >= each.expected_s] = each.depth
-    return depths
-
-
-class _Vote:
-    """The worth of every deadline.
-
-    Args:
-        times: possible deadlines in seconds, ascending.
-        depths: device x deadline, layers that the device trains.
-        examples: weight of each device; whole numbers, so that taking one off the sum again is exact.
-        importance: of every layer, from the input to the output.
-        coverage_power: of the settings.
-    """
-
-    def __init__(
-        self,
-        times: NDArray[np.float64],
-        depths: NDArray[np.int32],
-        examples: NDArray[np.float64],
-        importance: NDArray[np.float64],
-        coverage_power: float,
-    ) -> None:
-        self._times = times
-        self._depths = depths
-        self._examples = examples
-        self._importance = importance
-        self._coverage_power = coverage_power
-        self._covered = np.zeros((len(times), len(importance)))
-        for place in range(len(examples)):
-            self._covered += self._covered_by(place)
-
-    def best(self, proposed: NDArray[np.bool_], *, earliest_s: float, without: int | None = None) -> float:
-        """The proposed deadline of most worth that is not before `earliest_s`; the later of two equal ones.
-
-        Args:
-            without: device whose training does not count; a vote in which nobody is left has no deadline.
-        """
-        allowed = np.flatnonzero(proposed & (self._times >= earliest_s))
-        if not len(allowed):
-            return math.inf
-        worth = self._worth(without)[allowed]
-        return float(self._times[allowed[np.flatnonzero(worth == worth.max())[-1]]])
-
-    def _worth(self, without: int | None) -> NDArray[np.float64]:
-        covered, examples = self._covered, self._examples.sum()
-        if without is not None:
-            covered, examples = covered - self._covered_by(without), examples - self._examples[without]
-        worth = (covered / examples) ** self._coverage_power @ self._importance
-        per_second: NDArray[np.float64] = worth / np.maximum(self._times, SHORTEST_S)
-        return per_second
-
-    def _covered_by(self, place: int) -> NDArray[np.float64]:
-        """Deadline x layer: the examples of one device where it trains the layer."""
-        layers = len(self._importance)
-        trained = np.arange(layers) >= layers - self._depths[place][:, None]
-        return np.where(trained, self._examples[place], 0.0)
+    step_shares = np.ones(len(times))
+    for each in reversed(options):
+        in_time = times >= each.recurring_s
+        depths[in_time], step_shares[in_time] = each.depth, each.step_share
+    return Ballot(float(device.capabilities.examples), depths, step_shares)

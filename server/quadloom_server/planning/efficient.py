@@ -5,31 +5,51 @@ and the number of activation quantization layers" of a device. What feasible mea
 budgets and formats, which theirs does not have.
 """
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
 from quadloom_runtime.units import format_bytes
-from quadloom_server.planning.cost_model import completion_time
+from quadloom_server.planning.cost_model import CompletionTime, completion_time
 from quadloom_server.planning.plan import EQUAL_ERROR_DIGITS
 from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, RoundContext
+
+SHOWN_FILES_S = 0.05
+"""Fetching files is mentioned where it shows in seconds with one decimal."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A member on one device.
+    """A member on one device, for a number of steps.
 
     Attributes:
         needed_bytes: memory that it needs there.
-        expected_s: seconds of the round with it, from the assignment to the end of the upload.
+        time: of the round with it.
         preference: place of its format among those that the device runs, 0 for the first.
+        step_share: its training steps, as a share of those that the round has for the device.
+        steps: their number; None for those of the round.
     """
 
     member: MemberSpec
     needed_bytes: int
-    expected_s: float
+    time: CompletionTime
     preference: int = 0
+    step_share: float = 1.0
+    steps: int | None = None
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds of the round, from the assignment to the end of the upload."""
+        return self.time.total_s
+
+    @property
+    def recurring_s(self) -> float:
+        """The same without fetching files that stay on the device: what candidates are compared by.
+
+        Weights and graphs are fetched once, a deadline holds for many rounds. If they counted, a device with a slow
+        link would be found too slow before it has them, round after round, and so would never get them.
+        """
+        return self.time.recurring_s
 
     @property
     def key(self) -> MemberKey:
@@ -57,10 +77,25 @@ def feasible(context: RoundContext, device: PlannedDevice) -> tuple[Candidate, .
         needed = device.memory.needed_bytes(member)
         if needed > device.capabilities.memory_limit_bytes:
             continue
-        steps = context.steps if device.steps is None else device.steps
-        time = completion_time(device.cost, member.key, context.references, steps=steps, fetched=device.fetched)
-        found.append(Candidate(member, needed, time.total_s, preference[member.key.format]))
-    return tuple(sorted(found, key=lambda each: (each.depth, *_faster(each))))
+        time = completion_time(
+            device.cost, member.key, context.references, steps=context.steps_of(device), fetched=device.fetched
+        )
+        found.append(Candidate(member, needed, time, preference[member.key.format]))
+    return tuple(sorted(found, key=lambda each: (each.depth, *faster(each))))
+
+
+def with_step_shares(candidate: Candidate, shares: Iterable[float], *, steps: int) -> tuple[Candidate, ...]:
+    """A candidate for the steps of the round, once with each of these shares of them, to whole steps, 1 at least.
+
+    Args:
+        steps: those of the round.
+    """
+    found = []
+    for chosen in dict.fromkeys(max(1, round(share * steps)) for share in shares):
+        time = replace(candidate.time, train_s=candidate.time.train_s * chosen / steps)
+        fewer = replace(candidate, time=time, step_share=chosen / steps, steps=chosen)
+        found.append(candidate if chosen == steps else fewer)
+    return tuple(found)
 
 
 def efficient(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -96,22 +131,25 @@ def unquantized(context: RoundContext, candidates: Sequence[Candidate]) -> tuple
     return least_quantized(context, [each for each in candidates if each.key.quantized_layers == 0])
 
 
-def deepest(candidates: Iterable[Candidate], *, within_s: float = math.inf) -> Candidate | None:
-    """The deepest that is done in time; of several the fastest, then most precise, then of the format named first."""
-    in_time = [each for each in candidates if each.expected_s <= within_s]
-    return min(in_time, key=lambda each: (-each.depth, *_faster(each)), default=None)
+def deepest(candidates: Iterable[Candidate]) -> Candidate | None:
+    """The deepest; of several the fastest, then most precise, then of the format named first. None if there is none."""
+    return min(candidates, key=lambda each: (-each.depth, *faster(each)), default=None)
 
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate:
     """The one that is done first; of several the deepest. There must be one."""
-    return min(candidates, key=lambda each: (each.expected_s, -each.depth, *_faster(each)))
+    return min(candidates, key=lambda each: (each.recurring_s, -each.depth, *faster(each)))
 
 
 def assigned(candidate: Candidate, device: PlannedDevice, why: str) -> PlannedWork:
     """The device trains this member; the reason adds memory and time to `why`."""
     need, limit = format_bytes(candidate.needed_bytes), format_bytes(device.capabilities.memory_limit_bytes)
     reason = f"{why}: needs {need} of {limit}, takes {candidate.expected_s:.1f} s"
-    return PlannedWork(candidate.key, reason, candidate.expected_s)
+    if candidate.steps is not None:
+        reason += f" with {candidate.steps} steps"
+    if candidate.time.files_s >= SHOWN_FILES_S:
+        reason += f", {candidate.time.files_s:.1f} s of it once, for files"
+    return PlannedWork(candidate.key, reason, candidate.expected_s, candidate.steps)
 
 
 def sits_out_unfit(context: RoundContext, device: PlannedDevice) -> PlannedWork:
@@ -133,17 +171,17 @@ def sits_out_unfit(context: RoundContext, device: PlannedDevice) -> PlannedWork:
     )
 
 
-def _faster(candidate: Candidate) -> tuple[float, float, int, str]:
+def faster(candidate: Candidate) -> tuple[float, float, int, str]:
     """Order among members of one depth, best first; the label makes it total."""
-    return (candidate.expected_s, candidate.error, candidate.preference, candidate.key.label)
+    return (candidate.recurring_s, candidate.error, candidate.preference, candidate.key.label)
 
 
 def _quantized_less(candidate: Candidate) -> tuple[object, ...]:
-    return (candidate.key.quantized_layers, *_faster(candidate))
+    return (candidate.key.quantized_layers, *faster(candidate))
 
 
 def _dominates(one: Candidate, other: Candidate) -> bool:
-    ours, theirs = (-one.depth, one.expected_s, one.error), (-other.depth, other.expected_s, other.error)
+    ours, theirs = (-one.depth, one.recurring_s, one.error), (-other.depth, other.recurring_s, other.error)
     if ours == theirs:
         return (one.preference, one.key.label) < (other.preference, other.key.label)
     return all(mine <= its for mine, its in zip(ours, theirs, strict=True))

@@ -62,17 +62,26 @@ class RoundContext:
     round_index: int = 1
     seed: int = 0
 
+    def steps_of(self, device: PlannedDevice) -> int:
+        """Training steps that the round has for the device, unless the planner chooses another number."""
+        return self.steps if device.steps is None else device.steps
+
 
 @dataclass(frozen=True)
 class PlannedWork:
-    """What one device does in the round. `member` is None if it sits out; `reason` says why, in words.
+    """What one device does in the round.
 
-    `expected_s` is its completion time in seconds, None if it sits out.
+    Attributes:
+        member: None if it sits out.
+        reason: why, in words.
+        expected_s: its completion time in seconds, None if it sits out.
+        steps: training steps, if the planner chose their number; None for those of the round.
     """
 
     member: MemberKey | None
     reason: str
     expected_s: float | None = None
+    steps: int | None = None
 
 
 RoundPlan = Mapping[str, PlannedWork]

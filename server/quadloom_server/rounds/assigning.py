@@ -1,10 +1,15 @@
-"""Makes the assignment message out of its row."""
+"""Makes the assignment message out of its row, and the training settings that belong to it."""
 
 from quadloom_runtime.contract.manifest import BlobReference, MemberSpec
 from quadloom_runtime.contract.wire import Assignment, TrainingSettings
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.store.tables import Assignment as AssignmentRow
+
+
+def settings_of(row: AssignmentRow, settings: TrainingSettings) -> TrainingSettings:
+    """How the device trains: as the task says, or with fewer steps if the planner chose so."""
+    return settings if row.steps is None else settings.model_copy(update={"max_steps": row.steps})
 
 
 def assignment_message(

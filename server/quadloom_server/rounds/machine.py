@@ -34,7 +34,7 @@ from quadloom_server.aggregation.validation import InvalidUpdateError, read_upda
 from quadloom_server.errors import RevokedDeviceError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds import control, reports
-from quadloom_server.rounds.assigning import assignment_message
+from quadloom_server.rounds.assigning import assignment_message, settings_of
 from quadloom_server.rounds.bounds import update_bounds
 from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation
 from quadloom_server.rounds.device_adapters import DeviceAdapters
@@ -173,8 +173,9 @@ class Rounds:
                 return settled
             capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
             expected = rows_at_rank(self.family.manifest.trained_parameters(row.depth), row.rank)
+            settings = settings_of(row, self.settings)
         batch_size = self.family.manifest.batch.batch_size
-        bounds = update_bounds(self.policy, self.settings, capabilities, batch_size=batch_size)
+        bounds = update_bounds(self.policy, settings, capabilities, batch_size=batch_size)
         try:
             update = read_update(upload.path, expected, bounds=bounds)
         except InvalidUpdateError as error:
@@ -270,7 +271,7 @@ class Rounds:
             task_id=self.state.task_id,
             family=self.family,
             adapter=self.adapters.reference(turn.session, work.row.round_number - 1, work.row.rank),
-            settings=self.settings,
+            settings=settings_of(work.row, self.settings),
             policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )

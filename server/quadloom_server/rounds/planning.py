@@ -15,7 +15,7 @@ from quadloom_server.planning.cost_model import ReferenceCost, completion_time, 
 from quadloom_server.planning.importance import updated_importance
 from quadloom_server.planning.plan import deepest_that_fits, needed_bytes
 from quadloom_server.planning.registry import planner
-from quadloom_server.planning.round_plan import PlannedDevice, RoundContext, RoundPlan
+from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, RoundContext, RoundPlan
 from quadloom_server.planning.uniform_depth import uniform_depth
 from quadloom_server.planning.waiting import waiting
 from quadloom_server.rounds.knowledge import planned_devices
@@ -68,7 +68,12 @@ class RoundPlanning:
             work = plan[device.name]
             turn.session.add(
                 planned_assignment(
-                    number, device.id, member=work.member, reason=work.reason, expected_s=work.expected_s
+                    number,
+                    device.id,
+                    member=work.member,
+                    reason=work.reason,
+                    expected_s=work.expected_s,
+                    steps=self._optimizer_steps(work),
                 )
             )
         turn.session.flush()
@@ -97,6 +102,10 @@ class RoundPlanning:
         )
         turn.session.flush()
         return row
+
+    def _optimizer_steps(self, work: PlannedWork) -> int | None:
+        """The planner counts runs of the training graph, settings count steps of the optimizer."""
+        return None if work.steps is None else max(1, round(work.steps / self.settings.accumulation))
 
     @cached_property
     def _references(self) -> dict[MemberKey, ReferenceCost]:

@@ -53,6 +53,7 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
         return NoWork(planned.reason)
     row = _new_assignment(turn, device, current, member.key, attempt=latest.attempt + 1 if latest else 1)
     row.reason = planned.reason
+    row.steps = planned.steps
     capabilities = capabilities_of(device)
     row.memory_limit_bytes = capabilities.memory_limit_bytes
     row.rank = capabilities.rank or planning.family.manifest.lora.rank

@@ -21,6 +21,7 @@ class Departure:
 
     device: SimulatedDevice
     work: LocalWork
+    steps: int
     trip: Trip
     arrival: Arrival
 
@@ -40,7 +41,8 @@ def departures(world: World, state: State) -> tuple[tuple[PlannedDevice, ...], l
         member = plan[each.name].member
         if member is not None:
             layers = None if world.method.layers is None else world.method.layers(context, each)
-            found.append(_departure(world, state.facts, devices[each.name], member, layers))
+            steps = plan[each.name].steps or context.steps_of(each)
+            found.append(_departure(world, state.facts, devices[each.name], member, layers, steps=steps))
     return asked, found
 
 
@@ -55,8 +57,10 @@ def trained(world: World, state: State, departure: Departure) -> Update:
         started_s=state.facts.now_s,
         at_s=departure.arrival.at_s,
         examples=update.examples,
+        held=len(work.rows),
+        missed_rounds=state.facts.histories[departure.device.name].sat_out,
         norms=dict(update.norms),
-        training=TrainingReport(work.member, world.settings.steps, trip.time.train_s),
+        training=TrainingReport(work.member, departure.steps, trip.time.train_s),
         download=TransferReport(trip.downloaded_bytes, trip.time.download_s),
         upload=TransferReport(trip.uploaded_bytes, trip.time.upload_s),
     )
@@ -64,7 +68,13 @@ def trained(world: World, state: State, departure: Departure) -> Update:
 
 
 def _departure(
-    world: World, facts: Facts, device: SimulatedDevice, member: MemberKey, layers: frozenset[int] | None
+    world: World,
+    facts: Facts,
+    device: SimulatedDevice,
+    member: MemberKey,
+    layers: frozenset[int] | None,
+    *,
+    steps: int,
 ) -> Departure:
     seed, place = world.settings.seed, facts.next_round
     order = int(generator(seed, "order", round_index=place, device=device.name).integers(2**31))
@@ -73,7 +83,7 @@ def _departure(
         rows=world.rows[device.name],
         rank=device.rank if world.method.ranks == "own" else world.manifest.lora.rank,
         layers=layers,
-        settings=world.settings.training.model_copy(update={"seed": order}),
+        settings=world.settings.training.model_copy(update={"seed": order, "max_steps": steps}),
         adjust_logits=world.settings.adjust_logits,
     )
     trip = true_trip(
@@ -81,9 +91,9 @@ def _departure(
         work,
         world.references[member],
         world.manifest,
-        steps=world.settings.steps,
+        steps=steps,
         fetched=facts.histories[device.name].fetched,
         time=world.fleet.time,
         random=generator(seed, "duration", round_index=place, device=device.name),
     )
-    return Departure(device, work, trip, Arrival(device.name, place, facts.now_s + trip.time.total_s))
+    return Departure(device, work, steps, trip, Arrival(device.name, place, facts.now_s + trip.time.total_s))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.aggregation.weighting import Weighting, by_examples, by_missed_rounds, by_steps
 from quadloom_server.planning.registry import planner
 from quadloom_server.planning.round_plan import RoundPlanner
 from quadloom_server.simulation.layer_choice import LayerChoice, important_layers, layer_planner, random_layers
@@ -29,6 +30,7 @@ class Method:
         selection: whom the planner sees.
         layers: which layers of its member a device moves; None for all.
         closing: when its rounds close, unless the run says otherwise.
+        weighting: what each update of a round counts.
     """
 
     planner: RoundPlanner
@@ -37,12 +39,15 @@ class Method:
     selection: Selection = uniform
     layers: LayerChoice | None = None
     closing: Closing = SYNCHRONOUS
+    weighting: Weighting = by_examples
 
 
 METHODS: Final[Mapping[str, Method]] = {
     "fedquad": Method(planner("fedquad")),
     "best": Method(planner("deadline")),
     "best-late": Method(planner("deadline"), closing=Closing(updates=4, largest_staleness=4)),
+    "deadline-steps": Method(planner("deadline-steps"), weighting=by_steps),
+    "deadline-made-up": Method(planner("deadline"), weighting=by_missed_rounds),
     "full-depth": Method(planner("full-depth"), selection=able),
     "exclude-weak": Method(planner("exclude-weak"), selection=able),
     "uniform-depth": Method(planner("uniform-depth")),

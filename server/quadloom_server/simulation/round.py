@@ -64,12 +64,13 @@ def play_round(world: World, state: State, planned: PlannedRound | None = None) 
 
 
 def aggregated(world: World, state: State, arrived: Sequence[Update]) -> dict[str, FloatArray]:
-    """The global parameters with these updates; each weighs by its examples, the less the staler it is."""
+    """The global parameters with these updates; each weighs as the method says, the less the staler it is."""
     sums = world.aggregation.begin()
-    for each in arrived:
+    shares = world.method.weighting([each.facts.contribution for each in arrived])
+    for each, share in zip(arrived, shares, strict=True):
         late = staleness(each.facts.arrival, round_index=state.facts.next_round)
-        weight = each.facts.examples * staleness_weight(late)
-        sums = world.aggregation.fold(sums, TrainedUpdate(start=each.start, trained=each.trained, weight=weight))
+        update = TrainedUpdate(start=each.start, trained=each.trained, weight=share.weight * staleness_weight(late))
+        sums = world.aggregation.fold(sums, update.scaled(share.reach))
     found: dict[str, FloatArray] = world.aggregation.finish(state.parameters, sums)
     return found
 

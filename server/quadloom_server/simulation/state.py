@@ -8,6 +8,7 @@ from pydantic import Field
 from quadloom_runtime.contract.manifest import MemberKey, Value
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
+from quadloom_server.aggregation.weighting import Contribution
 from quadloom_server.planning.calibration import TrainingReport, TransferReport
 from quadloom_server.simulation.virtual_clock import Arrival
 
@@ -56,7 +57,9 @@ class UpdateFacts(Value):
     Attributes:
         started_round, started_s: when its device got work.
         at_s: when it arrives.
-        examples: that it rests on.
+        examples: different ones that it rests on.
+        held: examples that its device has.
+        missed_rounds: how often in a row its device was asked before and got no work.
         norms: layer to the norm of its gradient, as the device reports it.
         training, download, upload: what the device reports when it is done.
     """
@@ -67,10 +70,19 @@ class UpdateFacts(Value):
     started_s: float
     at_s: float
     examples: int
+    held: int
+    missed_rounds: int
     norms: dict[int, float]
     training: TrainingReport
     download: TransferReport
     upload: TransferReport
+
+    @property
+    def contribution(self) -> Contribution:
+        """What its weight rests on."""
+        return Contribution(
+            examples=self.examples, held=self.held, steps=self.training.steps, missed_rounds=self.missed_rounds
+        )
 
     @property
     def arrival(self) -> Arrival:

@@ -9,7 +9,13 @@ from quadloom_server.store.tables import AcceptedUpdate, Device, PlannedAssignme
 
 
 def planned_assignment(
-    round_number: int, device_id: str, *, member: MemberKey | None, reason: str, expected_s: float | None
+    round_number: int,
+    device_id: str,
+    *,
+    member: MemberKey | None,
+    reason: str,
+    expected_s: float | None,
+    steps: int | None = None,
 ) -> PlannedAssignment:
     """The row that says what a device is to do in a round; nothing is stored yet."""
     return PlannedAssignment(
@@ -21,6 +27,7 @@ def planned_assignment(
         format=None if member is None else member.format,
         reason=reason,
         expected_s=expected_s,
+        steps=steps,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Base(DeclarativeBase):
@@ -126,6 +126,7 @@ class PlannedAssignment(Base):
     """What a device is to do in a round, decided when the round opened, or when the device came.
 
     Without a member it sits out. `expected_s` is from the assignment to the end of the upload, None if it sits out.
+    `steps` are optimizer steps, None for as many as the task's settings give.
     """
 
     __tablename__ = "planned_assignments"
@@ -137,13 +138,14 @@ class PlannedAssignment(Base):
     format: Mapped[str | None] = mapped_column(String(20))
     reason: Mapped[str]
     expected_s: Mapped[float | None]
+    steps: Mapped[int | None]
 
 
 class Assignment(Base):
     """One member given to one device: open -> accepted, failed or expired. `rank` is that of adapter and update.
 
     `memory_limit_bytes` is the device's limit at that time, so that an out-of-memory failure stops counting against a
-    device that has got more since.
+    device that has got more since. `steps` is as in its plan.
     """
 
     __tablename__ = "assignments"
@@ -156,6 +158,7 @@ class Assignment(Base):
     recompute_percent: Mapped[int]
     format: Mapped[str] = mapped_column(String(20))
     rank: Mapped[int]
+    steps: Mapped[int | None]
     reason: Mapped[str]
     memory_limit_bytes: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(8))

@@ -10,13 +10,15 @@ from quadloom_runtime.data import encode, load_examples
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.trainer import train
 from quadloom_server.aggregation.running_mean import RunningMean, apply, fold
+from quadloom_server.aggregation.weighting import Share
 from quadloom_server.planning.cost_model import DeviceCost, completion_time
+from quadloom_server.planning.cost_model import step_s as step_cost_s
 from quadloom_server.planning.plan import needed_bytes
-from quadloom_server.simulation.departures import departures
+from quadloom_server.simulation.departures import departures, trained
 from quadloom_server.simulation.fleet_file import SplitSection, TimeSection
-from quadloom_server.simulation.methods import METHODS
+from quadloom_server.simulation.methods import METHODS, Method
 from quadloom_server.simulation.planners_view import round_context
-from quadloom_server.simulation.round import plan_round, play_round
+from quadloom_server.simulation.round import aggregated, plan_round, play_round
 from quadloom_server.simulation.virtual_clock import Closing
 
 
@@ -47,6 +49,54 @@ def test_a_round_of_one_device_is_train_and_average_by_hand(opened, inputs):
     for name, value in expected.items():
         np.testing.assert_allclose(found.parameters[name], value, rtol=0, atol=1e-7)
     assert any(not np.array_equal(found.parameters[name], value) for name, value in state.parameters.items())
+
+
+def test_a_device_makes_the_steps_that_are_planned_for_it_in_training_and_on_the_clock(opened):
+    world, state = opened(two_groups(per_round=4))
+    planned = {"slow-1": 1, "slow-2": 3, "fast-1": 10, "fast-2": None}
+
+    def plan(context):
+        return {
+            name: replace(work, steps=planned[name]) for name, work in METHODS["full-depth"].planner(context).items()
+        }
+
+    world = replace(world, method=Method(plan))
+    for each in departures(world, state)[1]:
+        steps = planned[each.device.name] or world.settings.steps
+        step_s = step_cost_s(each.device.true_cost, world.references[each.work.member])
+        assert each.trip.time.train_s == pytest.approx(steps * step_s)
+        update = trained(world, state, each)
+        assert update.facts.training.steps == steps
+        assert update.facts.examples == min(4 * steps, len(world.rows[each.device.name]))
+    later = played(world, state, 1)
+    for each in round_context(world, later.facts, busy=()).devices:
+        assert each.cost.slowdown == pytest.approx(4 if each.name.startswith("slow") else 1)
+
+
+def test_an_update_that_counts_more_or_reaches_further_moves_the_model_so(opened):
+    world, state = opened(two_groups(per_round=2, counts=(1, 1)))
+    updates = [trained(world, state, each) for each in departures(world, state)[1]]
+    shares = [Share(1.0, reach=2.0), Share(3.0, reach=0.5)]
+    weighted = replace(world, method=replace(world.method, weighting=lambda found: shares[: len(found)]))
+    moved = aggregated(weighted, state, updates)
+    for name, value in state.parameters.items():
+        changes = [each.trained[name].astype(float) - each.start[name] for each in updates]
+        expected = value + (2.0 * changes[0] + 3.0 * 0.5 * changes[1]) / 4
+        np.testing.assert_allclose(moved[name], expected, rtol=0, atol=1e-6)
+
+
+def test_a_device_that_sat_out_says_so_with_its_next_update(opened):
+    fleet = two_groups(per_round=4)
+    slow = fleet.group[0].model_copy(update={"slowdown": 400.0})
+    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "best")
+    state = played(world, state, 3)
+    found = {each.device.name: trained(world, state, each).facts for each in departures(world, state)[1]}
+    assert {name: facts.missed_rounds for name, facts in found.items()} == {
+        "slow-1": 3,
+        "slow-2": 3,
+        "fast-1": 0,
+        "fast-2": 0,
+    }
 
 
 def test_the_clock_advances_by_the_slowest_and_the_others_wait(opened):
