@@ -1,18 +1,16 @@
 """`quadloom bench accuracy`: whether a quantized stash costs accuracy, members trained alike on the same text."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from itertools import product, repeat
-from multiprocessing import get_context
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
 from pydantic import Field, ValidationError
 
-from quadloom_benchmarks.central_training import CentralTraining, Trained, train_member
+from quadloom_benchmarks.central_training import CentralTraining, train_member
 from quadloom_benchmarks.families import BenchmarkFamily, parse_members
+from quadloom_benchmarks.processes import run_each
 from quadloom_runtime.contract.manifest import FamilyManifest, Format, MemberKey, Value
 from quadloom_runtime.contract.wire import Evaluation, TrainingSettings
 from quadloom_runtime.errors import QuadloomError
@@ -74,7 +72,7 @@ def measure_accuracy(
     Raises:
         QuadloomError: a number is out of range, a family lacks a member, or a run failed.
     """
-    for name, value in (("--threads", training.threads), ("--limit", training.limit), ("--jobs", jobs)):
+    for name, value in (("--threads", training.threads), ("--limit", training.limit)):
         if value is not None and value < 1:
             raise QuadloomError(f"{name} is {value}", remedy=f"give {name} a value of at least 1")
     loaded = [BenchmarkFamily.load(folder) for folder in families]
@@ -84,7 +82,8 @@ def measure_accuracy(
         for key in choose_members(each.manifest, members, member_format=member_format)
     ]
     # Seed by seed, so that whoever watches can compare early.
-    found = _train_all(training, list(product(seeds, contestants)), jobs=jobs)
+    runs = [(training, each.folder, each.key, seed) for seed, each in product(seeds, contestants)]
+    found = run_each(train_member, runs, jobs=jobs, remedy="give fewer --jobs: memory may lack")
     rows = [
         Row(
             member=each.key.label if len(families) == 1 else f"{each.folder.name} {each.key.label}",
@@ -171,18 +170,3 @@ def _line(row: Row, first: Row, width: int) -> str:
         return line
     differences = row.differences(first)
     return f"{line}{mean(differences):+20.2f}{max(differences, key=abs):+20.2f}"
-
-
-def _train_all(training: CentralTraining, runs: list[tuple[int, Contestant]], *, jobs: int) -> list[Trained]:
-    seeds = [seed for seed, _ in runs]
-    folders, keys = [each.folder for _, each in runs], [each.key for _, each in runs]
-    if jobs == 1:
-        return list(map(train_member, repeat(training), folders, keys, seeds))
-    # Spawned: a forked process would share the state of the engines' threads.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        try:
-            return list(pool.map(train_member, repeat(training), folders, keys, seeds))
-        except BrokenProcessPool:
-            raise QuadloomError(
-                f"a process of --jobs {jobs} ended before its training did", remedy="give fewer --jobs: memory may lack"
-            ) from None

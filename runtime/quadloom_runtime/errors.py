@@ -35,6 +35,17 @@ class MissingExtraError(QuadloomError):
         )
 
 
+class TrainingDivergedError(QuadloomError):
+    """A loss or a gradient is no longer a number.
+
+    Args:
+        what: which, of which step.
+    """
+
+    def __init__(self, what: str, value: float) -> None:
+        super().__init__(f"training diverged: {what} is {value}", remedy="lower the learning rate or clip_norm")
+
+
 class StorageError(QuadloomError):
     """A file cannot be written or read: the disk is full, read-only or broken.
 

@@ -13,7 +13,7 @@ from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.contract.wire import Evaluation, TrainingSettings
 from quadloom_runtime.data import EncodedData, batches, epoch_order
 from quadloom_runtime.engines.engine import Batch, EvaluationEngine, FloatArray, TrainingEngine
-from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.errors import QuadloomError, TrainingDivergedError
 from quadloom_runtime.optimizers import clip_by_global_norm, global_norm, make_optimizer, scheduled
 
 
@@ -99,7 +99,7 @@ def train(
 
     Raises:
         StepOutOfMemoryError: a step did not fit.
-        QuadloomError: the loss or a gradient is no longer a number.
+        TrainingDivergedError: the loss or a gradient is no longer a number.
     """
     at = resume or Checkpoint()
     current = {**parameters, **at.parameters}
@@ -195,15 +195,12 @@ def _rates(trained: Sequence[ParameterSpec], settings: TrainingSettings, *, step
 
 
 def _check_finite(losses: Sequence[float], norms: Mapping[int, float], *, step: int) -> None:
-    remedy = "lower the learning rate or clip_norm"
     for loss in losses:
         if not math.isfinite(loss):
-            raise QuadloomError(f"training diverged: the loss of step {step} is {loss}", remedy=remedy)
+            raise TrainingDivergedError(f"the loss of step {step}", loss)
     for layer, norm in norms.items():
         if not math.isfinite(norm):
-            raise QuadloomError(
-                f"training diverged: the gradient of layer {layer} in step {step} is {norm}", remedy=remedy
-            )
+            raise TrainingDivergedError(f"the gradient of layer {layer} in step {step}", norm)
 
 
 def _outcome(at: Checkpoint, old: Mapping[str, FloatArray], *, examples_at_most: int) -> TrainingOutcome:

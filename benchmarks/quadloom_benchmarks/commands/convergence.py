@@ -8,6 +8,7 @@ from quadloom_runtime.errors import QuadloomError
 
 if TYPE_CHECKING:
     from quadloom_benchmarks.convergence.found import Convergence
+    from quadloom_server.simulation.world import RunSettings
 
 
 def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +28,24 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
         help="all are compared with the first (default %(default)s)",
     )
     parser.add_argument("--seeds", default="0,1,2,3,4", metavar="LIST", help="default %(default)s")
-    parser.add_argument("--budget-virtual-s", type=float, default=300.0, metavar="S", help="default %(default)s")
+    parser.add_argument("--budget-virtual-s", type=float, default=60.0, metavar="S", help="default %(default)s")
     parser.add_argument("--steps", type=int, default=8, help="of a device in a round (default %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="of LoRA (default %(default)s)")
+    parser.add_argument(
+        "--learning-rates",
+        default="1e-3,3e-3",
+        metavar="LIST",
+        help="of LoRA; of several, each method's and the ceiling's is chosen on validation text (default %(default)s)",
+    )
+    parser.add_argument(
+        "--validation-share", type=float, default=0.1, metavar="X", help="of --train (default %(default)s)"
+    )
+    parser.add_argument(
+        "--tuning-share", type=float, default=0.5, metavar="X", help="of the budget (default %(default)s)"
+    )
     parser.add_argument("--head-learning-rate", type=float, default=1e-3, help="default %(default)s")
-    parser.add_argument("--eval-every", type=int, default=4, metavar="N", help="rounds (default %(default)s)")
+    parser.add_argument(
+        "--evaluations", type=int, default=8, metavar="N", help="equally spaced in the budget (default %(default)s)"
+    )
     parser.add_argument("--ceiling-epochs", type=int, default=3, help="of central training (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of one run (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
@@ -42,54 +56,51 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs; continued if there (default %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also save what was measured")
-    parser.add_argument("--from-json", type=Path, metavar="FILE", help="train nothing, show what --json saved")
+    parser.add_argument(
+        "--from-json",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="train nothing, show what --json saved, of several races",
+    )
     parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="also draw accuracy over virtual time")
 
 
 def run_convergence(arguments: argparse.Namespace) -> int:
-    """Race, or show a race again."""
+    """Race, or show races again."""
     from quadloom_benchmarks.convergence.chart import draw_chart
     from quadloom_benchmarks.convergence.found import Convergence
-    from quadloom_benchmarks.convergence.table import table
+    from quadloom_benchmarks.convergence.table import summary, table
     from quadloom_benchmarks.saved import load_found, save_found
 
-    found = load_found(arguments.from_json, Convergence) if arguments.from_json is not None else _race(arguments)
-    print(table(found))
+    if arguments.from_json is None:
+        races = [_race(arguments)]
+    else:
+        races = [load_found(path, Convergence) for path in arguments.from_json]
+    for option in ("json", "chart"):
+        if getattr(arguments, option) is not None and len(races) > 1:
+            raise QuadloomError(f"--{option} is of one race, not of {len(races)}", remedy="name one file")
+    print("\n\n".join([*map(table, races), *([summary(races)] if len(races) > 1 else [])]))
     if arguments.json is not None:
-        save_found(found, arguments.json)
+        save_found(races[0], arguments.json)
     if arguments.chart is not None:
-        draw_chart(found, arguments.chart)
+        draw_chart(races[0], arguments.chart)
     return 0
 
 
 def _race(arguments: argparse.Namespace) -> "Convergence":
-    from pydantic import ValidationError
-
     from quadloom_benchmarks.accuracy import parse_seeds
+    from quadloom_benchmarks.convergence.grid import Grid, parse_rates
+    from quadloom_benchmarks.convergence.play import Play
     from quadloom_benchmarks.convergence.race import Race, run_race
     from quadloom_benchmarks.convergence.settings import find_setting
-    from quadloom_runtime.contract.wire import TrainingSettings
     from quadloom_server.simulation.fleet_file import load_simulated_fleet
     from quadloom_server.simulation.opening import Inputs
-    from quadloom_server.simulation.world import RunSettings
 
     for option in ("family", "train", "eval"):
         if getattr(arguments, option) is None:
             raise QuadloomError(f"--{option} is not given", remedy=f"give --{option}, or --from-json")
     own = arguments.fleet is not None
-    fleet = load_simulated_fleet(arguments.fleet) if own else find_setting(arguments.setting)
-    try:
-        training = TrainingSettings(
-            learning_rate=arguments.learning_rate,
-            head_learning_rate=arguments.head_learning_rate,
-            max_steps=arguments.steps,
-        )
-        settings = RunSettings(training=training, evaluate_every=arguments.eval_every)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise QuadloomError(
-            f"{first['loc'][-1]} is {first['input']}", remedy=f"{first['msg']}: change that option"
-        ) from None
     inputs = Inputs(
         family=arguments.family,
         train=arguments.train,
@@ -99,13 +110,38 @@ def _race(arguments: argparse.Namespace) -> "Convergence":
         label_field=arguments.label_field,
     )
     race = Race(
-        inputs=inputs,
-        setting=arguments.fleet.stem if own else arguments.setting,
-        fleet=fleet,
-        settings=settings,
-        budget_s=arguments.budget_virtual_s,
+        name=arguments.fleet.stem if own else arguments.setting,
+        plays=Play(
+            inputs=inputs,
+            fleet=load_simulated_fleet(arguments.fleet) if own else find_setting(arguments.setting),
+            settings=_settings(arguments),
+            budget_s=arguments.budget_virtual_s,
+        ),
+        grid=Grid(
+            rates=parse_rates(arguments.learning_rates),
+            validation_share=arguments.validation_share,
+            budget_share=arguments.tuning_share,
+        ),
+        methods=arguments.methods.split(","),
+        seeds=parse_seeds(arguments.seeds),
+        evaluations=arguments.evaluations,
         ceiling_epochs=arguments.ceiling_epochs,
         work=arguments.work,
     )
-    methods = arguments.methods.split(",")
-    return run_race(race, methods, seeds=parse_seeds(arguments.seeds), jobs=arguments.jobs)
+    return run_race(race, jobs=arguments.jobs)
+
+
+def _settings(arguments: argparse.Namespace) -> "RunSettings":
+    from pydantic import ValidationError
+
+    from quadloom_runtime.contract.wire import TrainingSettings
+    from quadloom_server.simulation.world import RunSettings
+
+    try:
+        training = TrainingSettings(head_learning_rate=arguments.head_learning_rate, max_steps=arguments.steps)
+        return RunSettings(training=training)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise QuadloomError(
+            f"{first['loc'][-1]} is {first['input']}", remedy=f"{first['msg']}: change that option"
+        ) from None

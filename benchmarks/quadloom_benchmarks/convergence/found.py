@@ -5,8 +5,11 @@ from statistics import median
 
 from pydantic import Field
 
+from quadloom_benchmarks.convergence.ceiling import Ceiling
+from quadloom_benchmarks.convergence.crossing import crossing_s
+from quadloom_benchmarks.convergence.grid import Choice
 from quadloom_runtime.contract.manifest import Value
-from quadloom_runtime.contract.wire import Evaluation
+from quadloom_server.simulation.evaluation_schedule import AtTimes
 from quadloom_server.simulation.result import SimulationResult
 
 
@@ -21,7 +24,8 @@ class Run(Value):
     """One run of a method.
 
     Attributes:
-        curve: its evaluations, the last of the final parameters at the end of the budget.
+        curve: its accuracy before any training, at 0 s, and at the same virtual times as all other runs, the last of
+            which is the end of the budget.
         waiting_share: of the time that devices had work or waited for a round to end.
         transferred_bytes: both ways, all devices.
     """
@@ -38,14 +42,19 @@ class Run(Value):
         return self.curve[-1].accuracy
 
     def time_to_s(self, accuracy: float) -> float:
-        """Virtual seconds to the first evaluation of at least `accuracy`; infinite if the budget ended before."""
-        return next((each.at_s for each in self.curve if each.accuracy >= accuracy), math.inf)
+        """Virtual seconds until the curve's isotonic fit reaches `accuracy`; infinite if the budget ended before."""
+        return crossing_s([each.at_s for each in self.curve], [each.accuracy for each in self.curve], accuracy)
 
 
 class Row(Value):
-    """A method and its runs, one per seed."""
+    """A method and its runs, one per seed.
+
+    Attributes:
+        choice: of its learning rate.
+    """
 
     method: str
+    choice: Choice
     runs: tuple[Run, ...] = Field(min_length=1)
 
     def times_s(self, accuracy: float) -> list[float]:
@@ -66,15 +75,17 @@ class Convergence(Value):
     """A race.
 
     Attributes:
+        name: of its setting, and of its data.
         setting: what was trained, how, and for how long, in words.
         budget_s: virtual seconds of every run.
         ceiling: of central training.
         rows: the first is ours, with which the others are compared.
     """
 
+    name: str
     setting: str
     budget_s: float
-    ceiling: Evaluation
+    ceiling: Ceiling
     rows: tuple[Row, ...] = Field(min_length=1)
 
     def target(self, share: float) -> float:
@@ -92,17 +103,17 @@ class Convergence(Value):
         return min(theirs, self.budget_s) / ours, math.isinf(theirs)
 
 
-def as_run(result: SimulationResult) -> Run:
-    """A simulated run, without what only its continuation needs."""
-    curve = [
-        Point(at_s=record.closed_s, accuracy=record.evaluation.accuracy)
-        for record in result.records
-        if record.evaluation is not None
-    ]
+def as_run(result: SimulationResult, times: AtTimes, *, start: float) -> Run:
+    """A simulated run, without what only its continuation needs.
+
+    Args:
+        start: accuracy before any training.
+    """
+    later = [Point(at_s=time_s, accuracy=result.at(time_s).accuracy) for time_s in times.times_s]
     return Run(
         seed=result.settings.seed,
         rounds=result.records[-1].index,
-        curve=(*curve, Point(at_s=result.ended_s, accuracy=result.final.accuracy)),
+        curve=(Point(at_s=0.0, accuracy=start), *later),
         waiting_share=result.waiting_share,
         transferred_bytes=result.transferred_bytes,
     )

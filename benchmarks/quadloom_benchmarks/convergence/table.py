@@ -1,10 +1,14 @@
-"""A race as text."""
+"""Races as text."""
 
 import math
+from collections.abc import Sequence
+from statistics import fmean
 
 from quadloom_benchmarks.convergence.found import Convergence, Row
+from quadloom_benchmarks.convergence.grid import Choice
 
 SHARES = (0.90, 0.95, 0.98)
+SUMMARY_SHARE = 0.95
 
 
 def table(found: Convergence) -> str:
@@ -18,12 +22,46 @@ def table(found: Convergence) -> str:
     return "\n".join(
         [
             found.setting,
-            f"ceiling {100 * found.ceiling.accuracy:.2f} %; times in virtual seconds: median (range) reached/runs; "
-            f"x: median time against {found.rows[0].method}",
-            f"{'':>{width}}{head}{ratios}{'final %':>9}{'(range)':>18}{'waiting':>9}{'MB':>9}{'rounds':>8}",
+            _ceiling(found),
+            f"times in virtual seconds: median (range) reached/runs, by isotonic fit; x: median time against "
+            f"{found.rows[0].method}; rate: of LoRA{_grid(found.ceiling.choice)}",
+            f"{'':>{width}}{'rate':>9}{head}{ratios}{'final %':>9}{'(range)':>18}{'waiting':>9}{'MB':>9}{'rounds':>8}",
             *(_line(found, row, width) for row in found.rows),
         ]
     )
+
+
+def summary(races: Sequence[Convergence]) -> str:
+    """Of several races, each method's time to 95 % of the ceiling against ours."""
+    methods = list(dict.fromkeys(row.method for found in races for row in found.rows))
+    names = [found.name for found in races]
+    width, column = max(map(len, methods)), max(map(len, names)) + 2
+    lines = [f"x at {100 * SUMMARY_SHARE:.0f} %", f"{'':>{width}}" + "".join(f"{name:>{column}}" for name in names)]
+    for method in methods:
+        rows = [next((row for row in found.rows if row.method == method), None) for found in races]
+        cells = [
+            "" if row is None else _ratio(found, row, SUMMARY_SHARE) for found, row in zip(races, rows, strict=True)
+        ]
+        lines.append(f"{method:>{width}}" + "".join(f"{cell:>{column}}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _ceiling(found: Convergence) -> str:
+    """What the targets are worth: a share of the ceiling may be less than what the head alone reaches."""
+    ceiling = found.ceiling
+    runs = [100 * each.accuracy for each in ceiling.runs]
+    way = ", ".join(f"{100 * share:.0f} % is {100 * ceiling.way(found.target(share)):.0f} %" for share in SHARES)
+    return (
+        f"in one place, {ceiling.epochs} epochs: ceiling {100 * ceiling.accuracy:.2f} % ({min(runs):.2f} to "
+        f"{max(runs):.2f}, {len(runs)} seeds, rate {ceiling.choice.learning_rate:g}); head alone "
+        f"{100 * ceiling.head.accuracy:.2f} %; untrained {100 * ceiling.start.accuracy:.2f} %, and of the way from "
+        f"there to the ceiling {way}, the head alone {100 * ceiling.way(ceiling.head.accuracy):.0f} %"
+    )
+
+
+def _grid(choice: Choice) -> str:
+    rates = ", ".join(f"{rate:g}" for rate, _ in choice.scores)
+    return f", chosen on validation text from {rates}" if rates else ""
 
 
 def _line(found: Convergence, row: Row, width: int) -> str:
@@ -31,11 +69,11 @@ def _line(found: Convergence, row: Row, width: int) -> str:
     times = "".join(f"{_times(found, row, share):>32}" for share in SHARES)
     ratios = "".join(f"{_ratio(found, row, share):>11}" for share in SHARES)
     finals = [100 * run.final_accuracy for run in runs]
-    waiting = 100 * sum(run.waiting_share for run in runs) / len(runs)
-    megabytes = sum(run.transferred_bytes for run in runs) / len(runs) / 1e6
-    rounds = sum(run.rounds for run in runs) / len(runs)
+    waiting = 100 * fmean(run.waiting_share for run in runs)
+    megabytes = fmean(run.transferred_bytes for run in runs) / 1e6
+    rounds = fmean(run.rounds for run in runs)
     return (
-        f"{row.method:>{width}}{times}{ratios}{100 * row.final_accuracy:>9.2f}"
+        f"{row.method:>{width}}{row.choice.learning_rate:>9g}{times}{ratios}{100 * row.final_accuracy:>9.2f}"
         f"{f'({min(finals):.2f} to {max(finals):.2f})':>18}{waiting:>7.0f} %{megabytes:>9.1f}{rounds:>8.0f}"
     )
 

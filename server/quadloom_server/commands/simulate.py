@@ -4,7 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quadloom_runtime.errors import QuadloomError
+
 if TYPE_CHECKING:
+    from quadloom_server.simulation.evaluation_schedule import EvaluationSchedule
     from quadloom_server.simulation.result import SimulationResult
     from quadloom_server.simulation.virtual_clock import Closing
     from quadloom_server.simulation.world import RunSettings
@@ -31,12 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="of LoRA (default %(default)s)")
     parser.add_argument("--head-learning-rate", type=float, default=1e-3, help="default %(default)s")
     parser.add_argument("--eval-every", type=int, default=1, metavar="N", help="rounds (default %(default)s)")
+    parser.add_argument(
+        "--evaluations", type=int, metavar="N", help="instead, at N equally spaced times of --virtual-seconds"
+    )
     parser.add_argument("--eval-limit", type=int, metavar="N", help="use the first N held-out examples")
     parser.add_argument(
         "--updates-to-close", type=int, metavar="N", help="a round closes on N updates (default: the method's rule)"
     )
     parser.add_argument(
         "--largest-staleness", type=int, metavar="N", help="rounds that an update may then be late by (default: 0)"
+    )
+    parser.add_argument(
+        "--start",
+        choices=("drawn", "family"),
+        default="drawn",
+        help="a LoRA adapter drawn from the seed, or the family's (default %(default)s)",
     )
     parser.add_argument("--no-logit-adjustment", action="store_true", help="leave label shares in the loss")
     parser.add_argument("--threads", type=int, default=1, help="of the engines (default %(default)s)")
@@ -46,7 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Play the run, or what is left of it, and print what it found."""
     from pydantic import ValidationError
 
-    from quadloom_runtime.errors import QuadloomError
     from quadloom_server.simulation.fleet_file import load_simulated_fleet
     from quadloom_server.simulation.opening import Inputs
     from quadloom_server.simulation.result import Budget
@@ -86,10 +97,21 @@ def _settings(arguments: argparse.Namespace) -> "RunSettings":
     return RunSettings(
         seed=arguments.seed,
         training=training,
-        evaluate_every=arguments.eval_every,
+        evaluations=_evaluations(arguments),
+        start=arguments.start,
         closing=_closing(arguments),
         adjust_logits=not arguments.no_logit_adjustment,
     )
+
+
+def _evaluations(arguments: argparse.Namespace) -> "EvaluationSchedule":
+    from quadloom_server.simulation.evaluation_schedule import EveryRounds, equally_spaced
+
+    if arguments.evaluations is None:
+        return EveryRounds(rounds=arguments.eval_every)
+    if arguments.virtual_seconds is None:
+        raise QuadloomError("--evaluations needs a budget of virtual time", remedy="give --virtual-seconds, too")
+    return equally_spaced(arguments.evaluations, budget_s=arguments.virtual_seconds)
 
 
 def _closing(arguments: argparse.Namespace) -> "Closing | None":

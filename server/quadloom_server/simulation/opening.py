@@ -9,6 +9,7 @@ import numpy as np
 from quadloom_runtime.adapter_file import read_parameters
 from quadloom_runtime.data import encode, load_examples
 from quadloom_runtime.device.family_copy import tokenizer_blob
+from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import file_sha256
 from quadloom_server.aggregation.adapter_layout import adapter_layout
@@ -16,10 +17,12 @@ from quadloom_server.aggregation.methods.select import make_aggregation
 from quadloom_server.family import ServedFamily
 from quadloom_server.held_out import held_out_evaluator
 from quadloom_server.planning.cost_model import reference_costs
+from quadloom_server.simulation.adapter_start import random_start
 from quadloom_server.simulation.fleet import group_sizes, simulated_devices
 from quadloom_server.simulation.fleet_file import SimulatedFleet
 from quadloom_server.simulation.local_training import LocalTrainer
 from quadloom_server.simulation.methods import find_method
+from quadloom_server.simulation.randomness import generator
 from quadloom_server.simulation.split import dealt
 from quadloom_server.simulation.state import DeviceHistory, Facts, RoundRecord, State
 from quadloom_server.simulation.world import RunSettings, World
@@ -93,15 +96,21 @@ def open_world(
 
 
 def initial_state(world: World, family: ServedFamily) -> State:
-    """The family's adapter, evaluated, before anybody has trained."""
-    parameters = read_parameters(
-        family.folder / family.initial_adapter.path, family.manifest.parameters, remedy="export the family again"
-    )
+    """Before anybody has trained."""
     installed = world.fleet.files == "installed"
     fetched = tuple(each.key for each in family.manifest.members) if installed else ()
-    start = RoundRecord(index=0, opened_s=0.0, closed_s=0.0, evaluation=world.evaluate(parameters))
+    start = RoundRecord(index=0, opened_s=0.0, closed_s=0.0)
     histories = {device.name: DeviceHistory(fetched=fetched) for device in world.devices}
-    return State(Facts(records=(start,), histories=histories), parameters)
+    return State(Facts(records=(start,), histories=histories), start_parameters(family, world.settings))
+
+
+def start_parameters(family: ServedFamily, settings: RunSettings) -> dict[str, FloatArray]:
+    """The adapter that a run starts from."""
+    table = family.manifest.parameters
+    adapter = read_parameters(family.folder / family.initial_adapter.path, table, remedy="export the family again")
+    if settings.start == "family":
+        return adapter
+    return random_start(adapter, table, generator(settings.seed, "start"))
 
 
 def identity(inputs: Inputs, family: ServedFamily, fleet: SimulatedFleet, method: str, settings: RunSettings) -> str:

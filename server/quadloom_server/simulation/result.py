@@ -45,12 +45,17 @@ class SimulationResult(Value):
     final: Evaluation
     ended_s: float
 
-    def time_to(self, accuracy: float) -> float | None:
-        """Virtual seconds to the first evaluation of at least this accuracy, None if there was none."""
-        for record in self.records:
-            if record.evaluation is not None and record.evaluation.accuracy >= accuracy:
-                return record.closed_s
-        return self.ended_s if self.final.accuracy >= accuracy else None
+    def at(self, time_s: float) -> Evaluation:
+        """Of the last round that had closed by then.
+
+        Raises:
+            ValueError: its parameters were not judged.
+        """
+        standing = [each for each in self.records if each.closed_s <= time_s][-1]
+        found = self.final if standing is self.records[-1] else standing.evaluation
+        if found is None:
+            raise ValueError(f"round {standing.index}, which stands at {time_s} s, was not judged")
+        return found
 
     @property
     def waiting_share(self) -> float:

@@ -1,7 +1,7 @@
-"""One round of a simulated fleet: plan, train, close at the right virtual moment, aggregate, evaluate."""
+"""One round of a simulated fleet: plan, train, close at the right virtual moment, aggregate."""
 
-import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from quadloom_runtime.engines.engine import FloatArray
@@ -15,24 +15,43 @@ from quadloom_server.simulation.virtual_clock import closing_time_s, staleness
 from quadloom_server.simulation.world import World
 
 
-def play_round(world: World, state: State, *, latest_s: float = math.inf) -> State | None:
-    """The state after one more round; None if it would close after `latest_s`, in which case nobody trains.
+@dataclass(frozen=True)
+class PlannedRound:
+    """The next round as it will be; nobody has trained yet.
+
+    Attributes:
+        asked: devices that the planner was asked about.
+        leaving: those that got work.
+        closed_s: virtual seconds at which it closes.
+    """
+
+    asked: tuple[PlannedDevice, ...]
+    leaving: Sequence[Departure]
+    closed_s: float
+
+
+def plan_round(world: World, state: State) -> PlannedRound:
+    """Who does what in the next round, and when it ends."""
+    asked, leaving = departures(world, state)
+    return PlannedRound(asked, leaving, _closing_time_s(world, state, leaving))
+
+
+def play_round(world: World, state: State, planned: PlannedRound | None = None) -> State:
+    """The state after one more round, not judged yet.
 
     A round in which nobody has work takes no time and changes nothing but how often those who were asked sat out.
+
+    Args:
+        planned: what `plan_round` says of this very state, None to have it planned here.
     """
-    facts = state.facts
-    asked, leaving = departures(world, state)
-    closed_s = _closing_time_s(world, state, leaving)
-    if closed_s > latest_s:
-        return None
+    planned = planned or plan_round(world, state)
+    facts, asked, leaving, closed_s = state.facts, planned.asked, planned.leaving, planned.closed_s
     updates = [*state.under_way, *(trained(world, state, each) for each in leaving)]
     arrived = sorted(
         (each for each in updates if each.facts.at_s <= closed_s), key=lambda each: (each.facts.at_s, each.facts.device)
     )
     parameters = aggregated(world, state, arrived)
     record = _record(facts, arrived, closed_s=closed_s, sat_out=len(asked) - len(leaving))
-    if record.index % world.settings.evaluate_every == 0:
-        record = record.model_copy(update={"evaluation": world.evaluate(parameters)})
     return State(
         facts=Facts(
             records=(*facts.records, record),

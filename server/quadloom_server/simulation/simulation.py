@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from quadloom_runtime.errors import QuadloomError
@@ -12,7 +13,7 @@ from quadloom_server.simulation.fleet_file import SimulatedFleet
 from quadloom_server.simulation.methods import find_method
 from quadloom_server.simulation.opening import Inputs, identity, initial_state, open_world
 from quadloom_server.simulation.result import Budget, SimulationResult, load_result, save_result
-from quadloom_server.simulation.round import play_round
+from quadloom_server.simulation.round import plan_round, play_round
 from quadloom_server.simulation.state import RoundRecord, State
 from quadloom_server.simulation.world import RunSettings, World
 
@@ -58,22 +59,38 @@ def simulate(
 
 
 def _play(world: World, state: State, budget: Budget, folder: Path, *, run: str, name: str) -> State:
-    """Round after round until the budget is spent, with a checkpoint every few."""
+    """Round after round until the budget is spent, with a checkpoint every few.
+
+    A state is judged when the next round is planned: only then is it known how long it stands.
+    """
     latest_s = math.inf if budget.virtual_s is None else budget.virtual_s
-    started, saved = time.monotonic(), state
-    while budget.rounds is None or state.facts.next_round <= budget.rounds:
-        following = play_round(world, state, latest_s=latest_s)
-        if following is None:
+    started, saved, first = time.monotonic(), state, state.facts.next_round
+    while True:
+        planned = plan_round(world, state)
+        state = _judged(world, state, until_s=planned.closed_s)
+        last = state.facts.records[-1]
+        if last.index >= first:
+            _say(name, last, budget, real_s=time.monotonic() - started)
+            if state.facts.next_round % ROUNDS_PER_CHECKPOINT == 0:
+                save_checkpoint(folder, state, run=run)
+                saved = state
+        if planned.closed_s > latest_s or last.index == budget.rounds:
             break
-        state = following
+        state = play_round(world, state, planned)
         _check_anybody_trains(state)
-        _say(name, state.facts.records[-1], budget, real_s=time.monotonic() - started)
-        if state.facts.next_round % ROUNDS_PER_CHECKPOINT == 0:
-            save_checkpoint(folder, state, run=run)
-            saved = state
     if saved is not state:
         save_checkpoint(folder, state, run=run)
     return state
+
+
+def _judged(world: World, state: State, *, until_s: float) -> State:
+    """The state with its evaluation, if one is due while it stands."""
+    last = state.facts.records[-1]
+    due = world.settings.evaluations.judges(last.index, from_s=last.closed_s, until_s=until_s)
+    if not due or last.evaluation is not None:
+        return state
+    record = last.model_copy(update={"evaluation": world.evaluate(state.parameters)})
+    return replace(state, facts=state.facts.model_copy(update={"records": (*state.facts.records[:-1], record)}))
 
 
 def _check_anybody_trains(state: State) -> None:

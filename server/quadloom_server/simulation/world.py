@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from quadloom_runtime.contract.wire import TrainingSettings
 from quadloom_server.aggregation.method import Aggregation, Parameters
 from quadloom_server.planning.cost_model import ReferenceCost
 from quadloom_server.rounds.evaluation import Evaluator
+from quadloom_server.simulation.evaluation_schedule import EvaluationSchedule, EveryRounds
 from quadloom_server.simulation.fleet import SimulatedDevice
 from quadloom_server.simulation.fleet_file import SimulatedFleet
 from quadloom_server.simulation.local_training import LocalUpdate, LocalWork
@@ -25,16 +26,18 @@ class RunSettings(Value):
     """How a run is made, whatever the method.
 
     Attributes:
-        seed: of everything that is drawn: data split, devices, selection, durations, order of the data.
+        seed: of everything that is drawn: start, data split, devices, selection, durations, order of the data.
         training: of a device in a round; its own seed is replaced.
-        evaluate_every: rounds from one evaluation to the next.
+        evaluations: when the parameters are judged.
+        start: a LoRA adapter drawn from the seed, see `adapter_start.py`, or the family's own.
         closing: when rounds close, None to leave it to the method.
         adjust_logits: see `logit_adjustment.py`.
     """
 
     seed: int = Field(default=0, ge=0)
     training: TrainingSettings = STABLE_TRAINING
-    evaluate_every: int = Field(default=1, ge=1)
+    evaluations: EvaluationSchedule = EveryRounds()
+    start: Literal["drawn", "family"] = "drawn"
     closing: Closing | None = None
     adjust_logits: bool = True
 

@@ -22,7 +22,8 @@ UPDATE_BYTES = 4_000_000
 MOST_GROWTH_BYTES = 100_000_000
 """Buffers of 200 connections, two updates being checked, and the fold; the updates together are 800 MB."""
 BIG_TABLE = (
-    ParameterSpec(name="head.weight", shape=(UPDATE_BYTES // 8, 2), layer="head", rank=None),
+    ParameterSpec(name="layer.lora_A.weight", shape=(2, UPDATE_BYTES // 8), layer=1, rank=2),
+    ParameterSpec(name="layer.lora_B.weight", shape=(2, 2), layer=1, rank=2),
     ParameterSpec(name="head.bias", shape=(2,), layer="head", rank=None),
 )
 Serve = Callable[..., Any]
