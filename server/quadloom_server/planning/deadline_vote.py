@@ -3,9 +3,9 @@
     worth(T) = sum over layers l of importance_l * coverage_l(T) ** coverage_power * steps_l(T) / T
 
 coverage_l is the share of the fleet's examples on devices that train layer l. steps_l is how far the layer moves: the
-mean over these devices of their steps, as a share of the round's, each weighted by the examples that it trains on, as
-in the aggregate. A second device on a layer helps less than the first, but a second step in the same time as much; for
-devices that all make the round's steps it is 1.
+mean of their steps as a share of the round's, 1 if all make those. A second device on a layer helps less than the
+first, a second step in the same time as much. The mean is by the examples trained on, not by those held: with the
+latter a device that has time for few steps would make every layer that it trains worth less.
 """
 
 import math

@@ -15,7 +15,7 @@ from quadloom_server.aggregation.weighting import Weighting, by_examples, by_mis
 from quadloom_server.planning.registry import planner
 from quadloom_server.planning.round_plan import RoundPlanner
 from quadloom_server.simulation.layer_choice import LayerChoice, important_layers, layer_planner, random_layers
-from quadloom_server.simulation.selection import Selection, able, uniform
+from quadloom_server.simulation.selection import Selection, able, every_class, uniform
 from quadloom_server.simulation.virtual_clock import SYNCHRONOUS, Closing
 
 
@@ -47,7 +47,8 @@ METHODS: Final[Mapping[str, Method]] = {
     "best": Method(planner("deadline")),
     "best-late": Method(planner("deadline"), closing=Closing(updates=4, largest_staleness=4)),
     "deadline-steps": Method(planner("deadline-steps"), weighting=by_steps),
-    "deadline-made-up": Method(planner("deadline"), weighting=by_missed_rounds),
+    "deadline-steps-every-class": Method(planner("deadline-steps"), selection=every_class, weighting=by_steps),
+    "deadline-inclusion": Method(planner("deadline"), weighting=by_missed_rounds),
     "full-depth": Method(planner("full-depth"), selection=able),
     "exclude-weak": Method(planner("exclude-weak"), selection=able),
     "uniform-depth": Method(planner("uniform-depth")),

@@ -29,20 +29,22 @@ def able(
 def every_class(
     context: RoundContext, planner: RoundPlanner, wanted: int, random: np.random.Generator
 ) -> tuple[PlannedDevice, ...]:
-    """Drawn alike from all, but of each class of devices as many as its share of them, up to rounding.
+    """Drawn alike from all, but of each kind of device as many as is its share of them, up to rounding.
 
-    Where data go with the kind of device, a round then has something of everything, whatever the labels are.
+    Where labels go with the kind of device, a round then has something of every label, though nobody knows the labels.
     """
     del planner
-    classes: dict[str, list[int]] = {}
+    of_class: dict[str, list[int]] = {}
     for place, device in enumerate(context.devices):
-        classes.setdefault(device.capabilities.profile or "", []).append(place)
-    keys = {}
-    for places in classes.values():
+        of_class.setdefault(device.capabilities.profile, []).append(place)
+    # The devices of a class lie in equal distances on a line from 0 to 1; who lies nearest to 0 is drawn.
+    position = {}
+    for places in of_class.values():
         offset = random.random()
         for rank, which in enumerate(random.permutation(len(places))):
-            keys[places[which]] = (rank + offset) / len(places)
-    return tuple(context.devices[place] for place in sorted(sorted(keys, key=keys.__getitem__)[:wanted]))
+            position[places[which]] = (rank + offset) / len(places)
+    drawn = sorted(position, key=position.__getitem__)[:wanted]
+    return tuple(context.devices[place] for place in sorted(drawn))
 
 
 def _drawn(devices: Sequence[PlannedDevice], wanted: int, random: np.random.Generator) -> tuple[PlannedDevice, ...]:

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
-from tests.server.planning.fleets import Scene, physical_scenes
+from tests.server.planning.fleets import Scene, context, device, physical_family, physical_scenes
 
 from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner, is_due
 from quadloom_server.planning.efficient import Candidate, feasible, with_step_shares
-from quadloom_server.planning.registry import STEP_SHARES
+from quadloom_server.planning.registry import PLANNERS, STEP_SHARES
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
+from quadloom_server.planning.waiting import waiting
 
 SETTINGS = DeadlineSettings(step_shares=STEP_SHARES)
 STEPS = 16
@@ -72,3 +73,21 @@ def test_no_other_end_of_the_round_is_worth_more(scene: Scene) -> None:
     }
     end_s = max(due_s, *(work.expected_s or 0.0 for work in plan.values()))
     assert worth(given_context, found, end_s) == pytest.approx(best, rel=1e-9)
+
+
+def test_a_slow_device_makes_fewer_steps_trains_as_deep_as_the_others_and_nobody_waits() -> None:
+    fleet = [device("slow", 100, slowdown=4), device("fast", 100), device("fast-too", 100)]
+    given_context = replace(context(physical_family(4), fleet), steps=STEPS)
+    plans = {name: PLANNERS[name](given_context) for name in ("fedquad", "deadline-steps")}
+    work = plans["deadline-steps"]["slow"]
+    assert work.member is not None
+    assert work.member.depth == 4
+    assert "with 4 steps" in work.reason
+    waits = {name: waiting([each.expected_s or 0.0 for each in plan.values()]).share for name, plan in plans.items()}
+    assert waits["deadline-steps"] < 0.1 < waits["fedquad"]
+
+
+def test_of_a_single_step_nothing_is_left_out() -> None:
+    fleet = [device("slow", 100, slowdown=9), device("fast", 100)]
+    plan = deadline_planner(SETTINGS)(replace(context(physical_family(2), fleet), steps=1))
+    assert {work.steps for work in plan.values()} == {None}
