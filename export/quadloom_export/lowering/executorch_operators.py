@@ -151,6 +151,20 @@ def gelu(kernels: Kernels, x: Tensor, *, approximate: str = "none") -> Tensor:
     return kernels.gelu(x) if approximate == "none" else aten.gelu.default(x, approximate=approximate)
 
 
+def largest(kernels: Kernels, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+    """Per column of a matrix by a kernel for that."""
+    return kernels.column_maximum(x) if _goes_down_columns(x, axes, keep) else aten.amax.default(x, axes, keep)  # type: ignore[no-any-return]
+
+
+def smallest(kernels: Kernels, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+    """Per column of a matrix by a kernel for that."""
+    return kernels.column_minimum(x) if _goes_down_columns(x, axes, keep) else aten.amin.default(x, axes, keep)  # type: ignore[no-any-return]
+
+
+def _goes_down_columns(x: Tensor, axes: list[int], keep: bool) -> bool:
+    return x.dim() == 2 and axes == [0] and not keep
+
+
 def mean(x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
     """By the sum, which is vectorized over one axis."""
     count = math.prod(x.shape[axis] for axis in axes)
@@ -200,6 +214,8 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         quadloom.dequantize.default: dequantize,
         aten._softmax.default: softmax,
         aten.gelu.default: gelu,
+        aten.amax.default: largest,
+        aten.amin.default: smallest,
     }
     return {
         **{target: partial(function, kernels) for target, function in costly.items()},
