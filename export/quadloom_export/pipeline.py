@@ -10,6 +10,7 @@ from quadloom_export.passes.order import delay
 from quadloom_export.passes.quantize import StashFormats, quantize_stash
 from quadloom_export.passes.recompute import recompute_products
 from quadloom_export.passes.rematerialize import rematerialize
+from quadloom_export.passes.reuse import reuse
 from quadloom_export.passes.row_chunks import split_rows
 from quadloom_export.passes.shared_heads import share_heads
 from quadloom_export.passes.simplify import simplify
@@ -54,4 +55,4 @@ def at_quantization(graph: JointGraph, quantized_layers: int, formats: StashForm
     are quantized themselves, since a norm's weights damp the outliers of its input.
     """
     quantized = quantize_stash(graph, quantized_layers=quantized_layers, formats=formats)
-    return delay_weight_copies(delay(recompute_products(quantized)))
+    return reuse(delay_weight_copies(delay(recompute_products(quantized))))

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from quadloom_export.graph import JointGraph, emit, evaluate, remove_dead, shape_of, val
 from quadloom_export.lowering.arena import Tenancy, lower_bound_bytes, plan_arena
+from quadloom_export.lowering.executorch_columns import with_groups_as_columns
 from quadloom_export.lowering.executorch_edge import to_edge_dialect
 from quadloom_export.lowering.executorch_in_place import overwritten
 from quadloom_export.lowering.executorch_kernels import Kernels, PortableKernels, run_on_shapes
@@ -73,6 +74,8 @@ def lower_to_executorch(joint: JointGraph, *, backend: ExecutorchBackend = "port
 def exported(joint: JointGraph, *, backend: ExecutorchBackend = "portable") -> ExportedProgram:
     """A graph in PyTorch's form of export, its operators translated."""
     joint = _with_distribution_functions(joint)
+    if backend == "xnnpack":
+        joint = with_groups_as_columns(joint)
     given = [node for node in joint.inputs if node.meta["role"] != "frozen"]
     examples = tuple(torch.zeros(shape_of(node), dtype=val(node).dtype) for node in given)
     with torch.no_grad():

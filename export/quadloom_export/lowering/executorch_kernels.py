@@ -58,6 +58,14 @@ class Kernels(Protocol):
         """What integers of 8 bits are."""
         ...
 
+    def column_maximum(self, x: Tensor) -> Tensor:
+        """Largest value per column of a matrix."""
+        ...
+
+    def column_minimum(self, x: Tensor) -> Tensor:
+        """Smallest value per column of a matrix."""
+        ...
+
 
 class PortableKernels(nn.Module):
     """Portable and optimized kernels; the module holds constants that programs contain."""
@@ -127,6 +135,14 @@ class PortableKernels(nn.Module):
     def to_float32(self, x: Tensor) -> Tensor:
         """The stock kernel."""
         return aten._to_copy.default(x, dtype=torch.float32)  # type: ignore[no-any-return]
+
+    def column_maximum(self, x: Tensor) -> Tensor:
+        """The stock kernel."""
+        return aten.amax.default(x, [0])  # type: ignore[no-any-return]
+
+    def column_minimum(self, x: Tensor) -> Tensor:
+        """The stock kernel."""
+        return aten.amin.default(x, [0])  # type: ignore[no-any-return]
 
 
 def _row_order(shape: tuple[int, ...], order: tuple[int, ...]) -> Tensor:

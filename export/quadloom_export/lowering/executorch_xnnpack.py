@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from quadloom_export.lowering.executorch_kernels import PortableKernels
+from quadloom_export.lowering.executorch_pooling import column_maximum_call
 
 aten = torch.ops.aten
 
@@ -89,6 +90,19 @@ class XnnpackKernels(nn.Module):
         dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
         return self._delegated(dequantize, x, 1.0, 0, -128, 127, torch.int8)
 
+    def column_maximum(self, x: Tensor) -> Tensor:
+        """XNNPACK's pooling."""
+        if x.numel() < FEWEST_ELEMENTS:
+            return self._portable.column_maximum(x)
+        image = aten.view_copy.default(x, [1, 1, *x.shape])
+        return aten.view_copy.default(self._delegated(aten.amax.default, image, (2,), True), [x.shape[1]])  # type: ignore[no-any-return]
+
+    def column_minimum(self, x: Tensor) -> Tensor:
+        """XNNPACK's pooling of the opposite values, since it looks for the largest only."""
+        if x.numel() < FEWEST_ELEMENTS:
+            return self._portable.column_minimum(x)
+        return aten.neg.default(self.column_maximum(aten.neg.default(x)))  # type: ignore[no-any-return]
+
     def _delegated(self, operator: Callable[..., Tensor], x: Tensor, *settings: Hashable) -> Tensor:
         call = _Call(operator, tuple(x.shape), x.dtype, settings)
         if call in self._delegates:
@@ -112,8 +126,12 @@ def _lowered(call: _Call) -> Any:
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
     from executorch.exir import EdgeCompileConfig, to_edge
     from executorch.exir.backend.backend_api import to_backend
+    from executorch.exir.lowered_backend_module import LoweredBackendModule
 
     example = torch.zeros(call.shape, dtype=call.dtype)
     exported = torch.export.export(_Operator(call), (example,), strict=False)
-    edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False))
-    return to_backend(XnnpackBackend.__name__, edge.exported_program(), [])
+    edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False)).exported_program()
+    if call.operator == aten.amax.default:
+        pooling = column_maximum_call(*call.shape[2:])
+        return LoweredBackendModule(edge, XnnpackBackend.__name__, pooling, [], None)
+    return to_backend(XnnpackBackend.__name__, edge, [])
