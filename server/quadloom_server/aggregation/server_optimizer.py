@@ -1,11 +1,12 @@
 """What the server makes of an aggregate: a step along the pseudo-gradient ``d = aggregate - parameters``.
 
-Reddi et al., Adaptive Federated Optimization, arXiv 2003.00295, algorithms 1 and 2.
+Reddi et al., Adaptive Federated Optimization, arXiv 2003.00295, algorithms 1 and 2; momentum is that of Hsu et al.,
+arXiv 1909.06335.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,29 @@ from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.method import Aggregation, Parameters
 
-State = TypeVar("State")
+
+@dataclass(frozen=True)
+class Moments:
+    """What a rule keeps from round to round, per tensor that any round has changed, float64: of d and of d^2."""
+
+    mean: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    square: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
-class ServerOptimizer(Protocol[State]):
-    """A rule for the server's step. Pure; its state is a value that is kept from round to round."""
+class ServerOptimizer(Protocol):
+    """A rule for the server's step. Pure: the moments go in and come out. A run begins with none.
 
-    def begin(self) -> State:
-        """The state before the first round."""
-        ...
+    A tensor that a round leaves as it is, since nobody trained it, is left alone with its moments: its old momentum is
+    no reason to move it.
+    """
 
-    def step(self, state: State, parameters: Parameters, aggregate: Parameters) -> tuple[dict[str, FloatArray], State]:
-        """The next parameters and state.
+    def step(
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters
+    ) -> tuple[dict[str, FloatArray], Moments]:
+        """The next parameters and moments.
 
         Args:
-            state: of the rounds before, left as it is.
+            moments: of the rounds before, left as they are.
             parameters: the global parameters before the round.
             aggregate: what a method made of them and the round's updates.
         """
@@ -37,29 +46,41 @@ class ServerOptimizer(Protocol[State]):
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvgStep:
-    """``x + rate d``; with rate 1 the aggregate itself, bit by bit. It has no state."""
+    """``x + rate d``; with rate 1 the aggregate itself, bit by bit. It has no moments."""
 
     rate: float = 1.0
 
-    def begin(self) -> None:
-        """Nothing."""
-
-    def step(self, state: None, parameters: Parameters, aggregate: Parameters) -> tuple[dict[str, FloatArray], None]:
+    def step(
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters
+    ) -> tuple[dict[str, FloatArray], Moments]:
         """One step."""
         if self.rate == 1.0:
-            return dict(aggregate), state
-        return {
-            name: (value + self.rate * (aggregate[name].astype(np.float64) - value)).astype(np.float32)
-            for name, value in parameters.items()
-        }, state
+            return dict(aggregate), moments
+        changes = _changes(parameters, aggregate)
+        return _moved(parameters, {name: self.rate * change for name, change in changes.items()}), moments
 
 
-@dataclass(frozen=True)
-class Moments:
-    """FedAdam's m and v per tensor that any round has changed, float64."""
+@dataclass(frozen=True, kw_only=True)
+class FedAvgMomentum:
+    """Momentum on the server: ``v = momentum v + d,  x = x + rate v``, v starting at 0.
 
-    mean: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    square: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    Rounds of few devices differ in what they pull towards; over several rounds those differences cancel, and what all
+    rounds agree on adds up, to ``rate / (1 - momentum)`` times a round's change.
+    """
+
+    rate: float = 0.4
+    momentum: float = 0.8
+
+    def step(
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters
+    ) -> tuple[dict[str, FloatArray], Moments]:
+        """One step."""
+        velocity = {
+            name: self.momentum * moments.mean.get(name, np.zeros_like(change)) + change
+            for name, change in _changes(parameters, aggregate).items()
+        }
+        moved = _moved(parameters, {name: self.rate * value for name, value in velocity.items()})
+        return moved, Moments(mean={**moments.mean, **velocity})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +89,7 @@ class FedAdam:
 
         m = beta1 m + (1 - beta1) d,  v = beta2 v + (1 - beta2) d^2,  x = x + rate m / (sqrt(v) + tau)
 
-    m starts at 0 and v at tau^2. A tensor that a round leaves as it is, since nobody trained it, is left alone with
-    its moments: its old momentum is no reason to move it.
+    m starts at 0 and v at tau^2.
 
     Attributes:
         rate: the server's learning rate.
@@ -81,27 +101,32 @@ class FedAdam:
     beta2: float = 0.99
     tau: float = 1e-3
 
-    def begin(self) -> Moments:
-        """No moments."""
-        return Moments()
-
     def step(
-        self, state: Moments, parameters: Parameters, aggregate: Parameters
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters
     ) -> tuple[dict[str, FloatArray], Moments]:
         """One step."""
-        found, means, squares = dict(parameters), dict(state.mean), dict(state.square)
-        for name, value in parameters.items():
-            change = aggregate[name].astype(np.float64) - value
-            if not change.any():
-                continue
+        steps, means, squares = {}, dict(moments.mean), dict(moments.square)
+        for name, change in _changes(parameters, aggregate).items():
             mean = self.beta1 * means.get(name, np.zeros_like(change)) + (1 - self.beta1) * change
             square = self.beta2 * squares.get(name, np.full_like(change, self.tau**2)) + (1 - self.beta2) * change**2
-            found[name] = (value + self.rate * mean / (np.sqrt(square) + self.tau)).astype(np.float32)
+            steps[name] = self.rate * mean / (np.sqrt(square) + self.tau)
             means[name], squares[name] = mean, square
-        return found, Moments(means, squares)
+        return _moved(parameters, steps), Moments(means, squares)
 
 
-def check_combination(optimizer: ServerOptimizer[Any], method: Aggregation[Any]) -> None:
+def _changes(parameters: Parameters, aggregate: Parameters) -> dict[str, NDArray[np.float64]]:
+    """d, of the tensors that the round changed."""
+    changes = {name: aggregate[name].astype(np.float64) - value for name, value in parameters.items()}
+    return {name: change for name, change in changes.items() if change.any()}
+
+
+def _moved(parameters: Parameters, steps: Mapping[str, NDArray[np.float64]]) -> dict[str, FloatArray]:
+    return {
+        name: (value + steps[name]).astype(np.float32) if name in steps else value for name, value in parameters.items()
+    }
+
+
+def check_combination(optimizer: ServerOptimizer, method: Aggregation[Any]) -> None:
     """Refuse an optimizer that compares entries of A and B across rounds between which the method turns them.
 
     Raises:

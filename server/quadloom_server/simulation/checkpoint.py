@@ -1,15 +1,17 @@
 """A simulated run on disk: one file that is written whole, from which it goes on as if it had never stopped."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from quadloom_runtime.contract.manifest import Value
 from quadloom_runtime.durable_files import write_atomically
-from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.aggregation.server_optimizer import Moments
 from quadloom_server.simulation.state import Facts, State, Update, UpdateFacts
 
 CHECKPOINT_NAME: Final = "checkpoint.safetensors"
@@ -34,10 +36,12 @@ def save_checkpoint(folder: Path, state: State, *, run: str) -> None:
     Raises:
         StorageError: the disk does not take it.
     """
-    tensors = {_key("global", name): value for name, value in state.parameters.items()}
+    tensors: dict[str, NDArray[Any]] = {_key("global", name): value for name, value in state.parameters.items()}
     for place, update in enumerate(state.under_way):
         tensors |= {_key(f"start {place}", name): value for name, value in update.start.items()}
         tensors |= {_key(f"trained {place}", name): value for name, value in update.trained.items()}
+    for kind, moments in (("mean", state.moments.mean), ("square", state.moments.square)):
+        tensors |= {_key(kind, name): value for name, value in moments.items()}
     saved = _Saved(run=run, facts=state.facts, under_way=tuple(each.facts for each in state.under_way))
     write_atomically(folder / CHECKPOINT_NAME, save(tensors, metadata={STATE_ENTRY: saved.model_dump_json()}))
 
@@ -68,13 +72,14 @@ def load_checkpoint(folder: Path, *, run: str) -> State | None:
         Update(facts, _group(tensors, f"start {place}"), _group(tensors, f"trained {place}"))
         for place, facts in enumerate(saved.under_way)
     )
-    return State(saved.facts, _group(tensors, "global"), under_way)
+    moments = Moments(_group(tensors, "mean"), _group(tensors, "square"))
+    return State(saved.facts, _group(tensors, "global"), under_way, moments)
 
 
 def _key(group: str, name: str) -> str:
     return f"{group}{SEPARATOR}{name}"
 
 
-def _group(tensors: dict[str, FloatArray], group: str) -> dict[str, FloatArray]:
+def _group(tensors: Mapping[str, NDArray[Any]], group: str) -> dict[str, NDArray[Any]]:
     prefix = _key(group, "")
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

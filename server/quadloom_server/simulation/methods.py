@@ -4,13 +4,16 @@ A device that cannot hold what a method wants of it sits out: under `full-depth`
 all quantization that the family offers, under `exclude-weak` one that cannot without. Both draw among the others. For
 `hetlora` and `flexlora` every device trains the deepest member that fits it, at its group's rank: their papers have
 devices that differ in rank alone, and shutting the weak ones out would take away what they are made for.
+What is `steady` draws every class of device into each round and has momentum on the server: labels that go with the
+class pull rounds of few devices to and fro. `fedquad-steady` shows what of a gain is due to that alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.aggregation.server_optimizer import FedAvgMomentum, FedAvgStep, ServerOptimizer
 from quadloom_server.aggregation.weighting import Weighting, by_examples, by_missed_rounds, by_steps
 from quadloom_server.planning.registry import planner
 from quadloom_server.planning.round_plan import RoundPlanner
@@ -31,6 +34,7 @@ class Method:
         layers: which layers of its member a device moves; None for all.
         closing: when its rounds close, unless the run says otherwise.
         weighting: what each update of a round counts.
+        server_optimizer: what the server makes of the average.
     """
 
     planner: RoundPlanner
@@ -40,6 +44,7 @@ class Method:
     layers: LayerChoice | None = None
     closing: Closing = SYNCHRONOUS
     weighting: Weighting = by_examples
+    server_optimizer: ServerOptimizer = field(default_factory=FedAvgStep)
 
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -48,6 +53,10 @@ METHODS: Final[Mapping[str, Method]] = {
     "best-late": Method(planner("deadline"), closing=Closing(updates=4, largest_staleness=4)),
     "deadline-steps": Method(planner("deadline-steps"), weighting=by_steps),
     "deadline-steps-every-class": Method(planner("deadline-steps"), selection=every_class, weighting=by_steps),
+    "deadline-steps-steady": Method(
+        planner("deadline-steps"), selection=every_class, weighting=by_steps, server_optimizer=FedAvgMomentum()
+    ),
+    "fedquad-steady": Method(planner("fedquad"), selection=every_class, server_optimizer=FedAvgMomentum()),
     "deadline-inclusion": Method(planner("deadline"), weighting=by_missed_rounds),
     "full-depth": Method(planner("full-depth"), selection=able),
     "exclude-weak": Method(planner("exclude-weak"), selection=able),

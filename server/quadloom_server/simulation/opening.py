@@ -14,6 +14,7 @@ from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import file_sha256
 from quadloom_server.aggregation.adapter_layout import adapter_layout
 from quadloom_server.aggregation.methods.select import make_aggregation
+from quadloom_server.aggregation.server_optimizer import check_combination
 from quadloom_server.family import ServedFamily
 from quadloom_server.held_out import held_out_evaluator
 from quadloom_server.planning.cost_model import reference_costs
@@ -74,6 +75,8 @@ def open_world(
     chosen = find_method(method)
     ranks = {device.rank for device in devices} if chosen.ranks == "own" else set()
     layout = adapter_layout(manifest.parameters, alpha=manifest.lora.alpha, device_ranks=sorted(ranks))
+    aggregation = make_aggregation(chosen.aggregation, layout)
+    check_combination(chosen.server_optimizer, aggregation)
     return World(
         manifest=manifest,
         references=reference_costs(manifest),
@@ -81,7 +84,7 @@ def open_world(
         devices=devices,
         rows={device.name: rows for device, rows in zip(devices, shards, strict=True)},
         method=chosen,
-        aggregation=make_aggregation(chosen.aggregation, layout),
+        aggregation=aggregation,
         settings=settings,
         train=LocalTrainer(inputs.family, manifest, data, threads=inputs.threads).train,
         evaluate=held_out_evaluator(

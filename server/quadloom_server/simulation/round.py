@@ -50,7 +50,8 @@ def play_round(world: World, state: State, planned: PlannedRound | None = None) 
     arrived = sorted(
         (each for each in updates if each.facts.at_s <= closed_s), key=lambda each: (each.facts.at_s, each.facts.device)
     )
-    parameters = aggregated(world, state, arrived)
+    aggregate = aggregated(world, state, arrived)
+    parameters, moments = world.method.server_optimizer.step(state.moments, state.parameters, aggregate)
     record = _record(facts, arrived, closed_s=closed_s, sat_out=len(asked) - len(leaving))
     return State(
         facts=Facts(
@@ -60,11 +61,12 @@ def play_round(world: World, state: State, planned: PlannedRound | None = None) 
         ),
         parameters=parameters,
         under_way=tuple(each for each in updates if each.facts.at_s > closed_s),
+        moments=moments,
     )
 
 
 def aggregated(world: World, state: State, arrived: Sequence[Update]) -> dict[str, FloatArray]:
-    """The global parameters with these updates; each weighs as the method says, the less the staler it is."""
+    """The mean of these updates; each weighs as the method says, the less the staler it is."""
     sums = world.aggregation.begin()
     shares = world.method.weighting([each.facts.contribution for each in arrived])
     for each, share in zip(arrived, shares, strict=True):

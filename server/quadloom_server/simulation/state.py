@@ -1,13 +1,14 @@
 """Where a simulated run stands: everything that the next round depends on, beside what never changes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import Field
 
 from quadloom_runtime.contract.manifest import MemberKey, Value
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
+from quadloom_server.aggregation.server_optimizer import Moments
 from quadloom_server.aggregation.weighting import Contribution
 from quadloom_server.planning.calibration import TrainingReport, TransferReport
 from quadloom_server.simulation.virtual_clock import Arrival
@@ -159,8 +160,10 @@ class State:
     Attributes:
         parameters: the global adapter, at the family's rank.
         under_way: updates that have not arrived yet.
+        moments: of the method's server optimizer.
     """
 
     facts: Facts
     parameters: Mapping[str, FloatArray]
     under_way: tuple[Update, ...] = ()
+    moments: Moments = field(default_factory=Moments)

@@ -8,7 +8,14 @@ from tests.server.aggregation.lora_updates import make_layout
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.methods.select import METHODS, make_aggregation
-from quadloom_server.aggregation.server_optimizer import FedAdam, FedAvgStep, check_combination
+from quadloom_server.aggregation.server_optimizer import (
+    FedAdam,
+    FedAvgMomentum,
+    FedAvgStep,
+    Moments,
+    ServerOptimizer,
+    check_combination,
+)
 
 
 def vector(*values: float) -> np.ndarray:
@@ -17,12 +24,12 @@ def vector(*values: float) -> np.ndarray:
 
 def test_federated_averaging_at_rate_one_is_the_aggregate_bit_by_bit() -> None:
     aggregate = {"x": vector(0.1, 1e-7)}
-    found, _ = FedAvgStep().step(None, {"x": vector(1e7, 3)}, aggregate)
+    found, _ = FedAvgStep().step(Moments(), {"x": vector(1e7, 3)}, aggregate)
     assert found["x"].tobytes() == aggregate["x"].tobytes()
 
 
 def test_federated_averaging_goes_its_rate_of_the_way() -> None:
-    found, _ = FedAvgStep(rate=0.25).step(None, {"x": vector(1, 2)}, {"x": vector(5, -2)})
+    found, _ = FedAvgStep(rate=0.25).step(Moments(), {"x": vector(1, 2)}, {"x": vector(5, -2)})
     np.testing.assert_allclose(found["x"], [2, 1])
 
 
@@ -30,7 +37,7 @@ def test_fed_adam_equals_its_sums_written_out() -> None:
     """m_t = (1 - b1) sum_i b1^(t-i) d_i and v_t = b2^t tau^2 + (1 - b2) sum_i b2^(t-i) d_i^2, entry by entry."""
     optimizer = FedAdam(rate=0.1, beta1=0.8, beta2=0.9, tau=0.05)
     changes = [[0.5, -1.0], [0.25, 0.0], [-2.0, 1e-3], [0.75, 0.5]]
-    parameters, state = {"x": vector(1, -1)}, optimizer.begin()
+    parameters, state = {"x": vector(1, -1)}, Moments()
     expected = [1.0, -1.0]
     for t, change in enumerate(changes, start=1):
         aggregate = {"x": (parameters["x"] + np.array(change)).astype(np.float32)}
@@ -44,19 +51,34 @@ def test_fed_adam_equals_its_sums_written_out() -> None:
         assert parameters["x"].dtype == np.float32
 
 
-def test_fed_adam_leaves_alone_what_nobody_trained_and_its_moments() -> None:
-    optimizer = FedAdam()
+def test_momentum_equals_its_sum_written_out() -> None:
+    """v_t = sum_i momentum^(t-i) d_i, entry by entry."""
+    optimizer = FedAvgMomentum(rate=0.25, momentum=0.7)
+    changes = [[0.5, -1.0], [0.25, 0.0], [-2.0, 1e-3], [0.75, 0.5]]
+    parameters, state = {"x": vector(1, -1)}, Moments()
+    expected = [1.0, -1.0]
+    for t, change in enumerate(changes, start=1):
+        aggregate = {"x": (parameters["x"] + np.array(change)).astype(np.float32)}
+        parameters, state = optimizer.step(state, parameters, aggregate)
+        for entry in range(2):
+            expected[entry] += 0.25 * sum(0.7 ** (t - i) * each[entry] for i, each in enumerate(changes[:t], start=1))
+        np.testing.assert_allclose(parameters["x"], expected, rtol=1e-5)
+        assert parameters["x"].dtype == np.float32
+
+
+@pytest.mark.parametrize("optimizer", [FedAdam(), FedAvgMomentum()])
+def test_what_nobody_trained_is_left_alone_with_its_moments(optimizer: ServerOptimizer) -> None:
     before = {"x": vector(1, 2), "y": vector(3)}
-    first, state = optimizer.step(optimizer.begin(), before, {"x": vector(2, 3), "y": vector(4)})
+    first, state = optimizer.step(Moments(), before, {"x": vector(2, 3), "y": vector(4)})
     second, after = optimizer.step(state, first, {"x": first["x"] + 1, "y": first["y"]})
     assert second["y"].tobytes() == first["y"].tobytes()
     assert after.mean["y"] is state.mean["y"]
     assert (second["x"] != first["x"]).all()
 
 
-def test_a_step_leaves_the_state_before_as_it_was() -> None:
-    optimizer = FedAdam()
-    _, state = optimizer.step(optimizer.begin(), {"x": vector(1)}, {"x": vector(2)})
+@pytest.mark.parametrize("optimizer", [FedAdam(), FedAvgMomentum()])
+def test_a_step_leaves_the_state_before_as_it_was(optimizer: ServerOptimizer) -> None:
+    _, state = optimizer.step(Moments(), {"x": vector(1)}, {"x": vector(2)})
     copy = state.mean["x"].copy()
     optimizer.step(state, {"x": vector(1)}, {"x": vector(9)})
     np.testing.assert_array_equal(state.mean["x"], copy)
