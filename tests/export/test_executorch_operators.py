@@ -77,10 +77,25 @@ def test_softmax_is_the_same_for_large_and_masked_scores(axis):
     torch.testing.assert_close(translated(aten._softmax.default, x, axis, False), x.softmax(axis), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("axes", "keep"), [([2], True), ([-1], False), ([0, 2], True)])
-def test_the_mean_is_the_same_over_any_axes(axes, keep):
+@pytest.mark.parametrize(("axes", "keep"), [([2], True), ([-1], False), ([0, 2], True), ([1], False)])
+def test_sum_and_mean_are_the_same_over_any_axes(axes, keep):
     x = random(3, 4, 50)
     torch.testing.assert_close(translated(aten.mean.dim, x, axes, keep), x.mean(axes, keep), rtol=1e-6, atol=1e-7)
+    found = translated(aten.sum.dim_IntList, x, axes, keep)
+    torch.testing.assert_close(found, x.sum(axes, keep), rtol=1e-6, atol=1e-5)
+
+
+def test_whole_numbers_are_counted_exactly():
+    x = torch.full((2, 3), 2**40)
+    found = translated(aten.sum.dim_IntList, x, [1], True)
+    assert torch.equal(found, x.sum([1], True))
+
+
+@pytest.mark.parametrize(("axes", "keep"), [([0], False), ([0], True), ([1], False), ([-1], True)])
+def test_extremes_are_the_same_over_any_axes(axes, keep):
+    x = random(7, 5)
+    assert torch.equal(translated(aten.amax.default, x, axes, keep), x.amax(axes, keep))
+    assert torch.equal(translated(aten.amin.default, x, axes, keep), x.amin(axes, keep))
 
 
 @pytest.mark.parametrize("target", [aten.add.Tensor, aten.mul.Tensor])

@@ -34,6 +34,9 @@ CASES = {
     "exponential": ((31, 3), lambda kernels, x: kernels.exp(x)),
     "square root": ((31, 3), lambda kernels, x: kernels.sqrt(x.abs())),
     "int8": ((31, 3), lambda kernels, x: kernels.rounded_to_int8(torch.clamp(60 * x, -128, 127))),
+    "largest of columns": ((9, 35), lambda kernels, x: kernels.column_maximum(x)),
+    "smallest of columns": ((2, 35), lambda kernels, x: kernels.column_minimum(x)),
+    "largest of one row": ((1, 35), lambda kernels, x: kernels.column_maximum(x)),
     "int8 and back": ((31, 3), lambda kernels, x: kernels.to_float32(kernels.rounded_to_int8(60 * x))),
 }
 

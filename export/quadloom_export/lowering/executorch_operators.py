@@ -153,12 +153,12 @@ def gelu(kernels: Kernels, x: Tensor, *, approximate: str = "none") -> Tensor:
 
 def largest(kernels: Kernels, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
     """Per column of a matrix by a kernel for that."""
-    return kernels.column_maximum(x) if _goes_down_columns(x, axes, keep) else aten.amax.default(x, axes, keep)  # type: ignore[no-any-return]
+    return kernels.column_maximum(x) if _goes_down_columns(x, axes, keep) else aten.amax.default(x, axes, keep)
 
 
 def smallest(kernels: Kernels, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
     """Per column of a matrix by a kernel for that."""
-    return kernels.column_minimum(x) if _goes_down_columns(x, axes, keep) else aten.amin.default(x, axes, keep)  # type: ignore[no-any-return]
+    return kernels.column_minimum(x) if _goes_down_columns(x, axes, keep) else aten.amin.default(x, axes, keep)
 
 
 def _goes_down_columns(x: Tensor, axes: list[int], keep: bool) -> bool:
@@ -166,9 +166,18 @@ def _goes_down_columns(x: Tensor, axes: list[int], keep: bool) -> bool:
 
 
 def mean(x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
-    """By the sum, which is vectorized over one axis."""
+    """By the sum."""
     count = math.prod(x.shape[axis] for axis in axes)
-    return aten.mul.Tensor(aten.sum.dim_IntList(x, axes, keep), 1.0 / count)  # type: ignore[no-any-return]
+    return aten.mul.Tensor(total(x, axes, keep), 1.0 / count)  # type: ignore[no-any-return]
+
+
+def total(x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+    """The sum; along rows a product with ones, since its kernel adds one value after the other."""
+    if [axis % x.dim() for axis in axes] != [x.dim() - 1] or x.dtype != torch.float32:
+        return aten.sum.dim_IntList(x, axes, keep)  # type: ignore[no-any-return]
+    ones = aten.full.default([1, x.shape[-1]], 1.0, dtype=x.dtype)
+    sums = aten.linear.default(aten.view_copy.default(x, [-1, x.shape[-1]]), ones)
+    return aten.view_copy.default(sums, [*x.shape[:-1], *([1] if keep else [])])  # type: ignore[no-any-return]
 
 
 def elementwise(operator: Callable[..., Tensor], a: Any, b: Any, **settings: Any) -> Tensor:
@@ -225,6 +234,7 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         aten.exp.default: kernels.exp,
         aten.sqrt.default: kernels.sqrt,
         aten.mean.dim: mean,
+        aten.sum.dim_IntList: total,
         quadloom.unit_interval.default: unit_interval,
         quadloom.row_minimum.default: row_minimum,
         quadloom.row_scale.default: row_scale,
