@@ -65,10 +65,9 @@ def test_by_deadline_the_slow_device_sits_out_until_its_turn_and_nobody_waits_fo
     assert [row[0] for row in slow[:3]] == ["-"] * 3
     assert all(row[0].startswith("d0") and float(row[1]) >= 0 and float(row[2]) > 0 for row in fast)
     assert slow[3][0].startswith("d0")
-    # A device is told when it asks; on a busy machine a round may be over by then.
+    # A device is told when it asks; while it starts, the first round may be over.
     told = set(re.findall(r"round (\d): slow-1 has no work: sits out: takes at least", output))
-    assert told
-    assert told <= {"1", "2", "3"}
+    assert told | {"1"} == {"1", "2", "3"}
     for number in range(1, 4):
         assert f"round {number} (deadline): devices waited 0.0 s (0 %) for the slowest; with depth 1" in output
 
