@@ -160,9 +160,13 @@ def batches(data: EncodedData, *, batch_size: int, order: IntArray | None = None
 
 def epoch_order(examples: int, *, seed: int, epoch: int) -> IntArray:
     """The shuffled order of one epoch: the same on every machine for the same seed and epoch."""
+    return epoch_random(seed=seed, epoch=epoch).permutation(examples).astype(np.int64)
+
+
+def epoch_random(*, seed: int, epoch: int) -> np.random.Generator:
+    """Random numbers of one epoch."""
     # A seed sequence takes no negative numbers; every seed still has an order of its own.
-    entropy = [abs(seed), int(seed < 0), epoch]
-    return np.random.default_rng(entropy).permutation(examples).astype(np.int64)
+    return np.random.default_rng([abs(seed), int(seed < 0), epoch])
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,10 +9,11 @@ from statistics import median
 
 import numpy as np
 
+from quadloom_runtime.class_balance import balanced_order
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.contract.wire import Evaluation, TrainingSettings
 from quadloom_runtime.data import EncodedData, batches, epoch_order
-from quadloom_runtime.engines.engine import Batch, EvaluationEngine, FloatArray, TrainingEngine
+from quadloom_runtime.engines.engine import Batch, EvaluationEngine, FloatArray, IntArray, TrainingEngine
 from quadloom_runtime.errors import QuadloomError, TrainingDivergedError
 from quadloom_runtime.optimizers import clip_by_global_norm, global_norm, make_optimizer, scheduled
 
@@ -79,6 +80,17 @@ def planned_steps(examples: int, *, batch_size: int, settings: TrainingSettings)
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
+def epoch_rows(data: EncodedData, settings: TrainingSettings, epoch: int) -> IntArray:
+    """Row numbers of one pass over the data, in the order in which they are trained on.
+
+    Raises:
+        QuadloomError: classes shall be balanced where there are none.
+    """
+    if settings.class_balance:
+        return balanced_order(data.labels, seed=settings.seed, epoch=epoch)
+    return epoch_order(len(data), seed=settings.seed, epoch=epoch)
+
+
 def train(
     engine: TrainingEngine,
     parameters: Mapping[str, FloatArray],
@@ -129,7 +141,8 @@ def train(
         del found, gradients  # memory is short in the next step
         if on_step is not None:
             on_step(at, steps)
-    return _outcome(at, parameters, examples_at_most=len(data))
+    different = _different_rows(data, settings, batch_size=batch_size, steps=at.step)
+    return _outcome(at, parameters, examples_at_most=different)
 
 
 def accumulate(engine: TrainingEngine, parameters: Mapping[str, FloatArray], group: Iterable[Batch]) -> Accumulated:
@@ -182,10 +195,20 @@ def evaluate(engine: EvaluationEngine, parameters: Mapping[str, FloatArray], bat
 def _step_batches(data: EncodedData, *, batch_size: int, settings: TrainingSettings) -> Iterator[list[Batch]]:
     """The batches of each optimizer step; an epoch's last step may have fewer."""
     for epoch in range(settings.epochs):
-        order = epoch_order(len(data), seed=settings.seed, epoch=epoch)
-        of_epoch = batches(data, batch_size=batch_size, order=order)
+        of_epoch = batches(data, batch_size=batch_size, order=epoch_rows(data, settings, epoch))
         while group := list(islice(of_epoch, settings.accumulation)):
             yield group
+
+
+def _different_rows(data: EncodedData, settings: TrainingSettings, *, batch_size: int, steps: int) -> int:
+    """Rows that the first `steps` optimizer steps have seen, each counted once."""
+    rows_per_step = batch_size * settings.accumulation
+    seen = [np.empty(0, np.int64)]
+    for epoch in range(settings.epochs):
+        order = epoch_rows(data, settings, epoch)
+        seen.append(order[: max(0, steps) * rows_per_step])
+        steps -= math.ceil(len(order) / rows_per_step)
+    return len(np.unique(np.concatenate(seen)))
 
 
 def _rates(trained: Sequence[ParameterSpec], settings: TrainingSettings, *, step: int, steps: int) -> dict[str, float]:

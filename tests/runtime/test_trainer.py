@@ -10,7 +10,7 @@ import torch
 
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.contract.wire import TrainingSettings
-from quadloom_runtime.data import EncodedData, batches, epoch_order
+from quadloom_runtime.data import EncodedData, batches
 from quadloom_runtime.engines.engine import (
     IGNORED_LABEL,
     Batch,
@@ -19,7 +19,7 @@ from quadloom_runtime.engines.engine import (
     StepResult,
 )
 from quadloom_runtime.errors import QuadloomError
-from quadloom_runtime.trainer import Checkpoint, evaluate, planned_steps, train
+from quadloom_runtime.trainer import Checkpoint, epoch_rows, evaluate, planned_steps, train
 
 FEATURES, LABELS = 5, 3
 TABLE = (
@@ -73,7 +73,7 @@ def torch_training(data: EncodedData, settings: TrainingSettings, *, batch_size:
     rows_per_step = batch_size * settings.accumulation
     chunks: list[torch.Tensor] = []
     for epoch in range(settings.epochs):
-        order = torch.from_numpy(epoch_order(len(data), seed=settings.seed, epoch=epoch))
+        order = torch.from_numpy(epoch_rows(data, settings, epoch))
         chunks += list(order.split(rows_per_step))
     chunks = chunks[: settings.max_steps]
     factor = (lambda step: 1 - step / len(chunks)) if settings.schedule == "linear" else (lambda _step: 1.0)
@@ -99,6 +99,7 @@ def torch_training(data: EncodedData, settings: TrainingSettings, *, batch_size:
         TrainingSettings(accumulation=3, epochs=2, schedule="linear", weight_decay=0.05, clip_norm=0.2),
         TrainingSettings(epochs=3, max_steps=7, clip_norm=None, schedule="linear", seed=11),
         TrainingSettings(accumulation=50),
+        TrainingSettings(class_balance=True, epochs=2, seed=3),
     ],
 )
 def test_the_update_equals_that_of_torch(settings: TrainingSettings) -> None:
@@ -156,6 +157,14 @@ def test_an_example_counts_once_however_many_epochs_it_is_seen() -> None:
 
     assert examples(TrainingSettings(epochs=3)) == 10
     assert examples(TrainingSettings(max_steps=2)) == 8
+
+
+def test_an_example_that_comes_again_to_balance_its_class_counts_once() -> None:
+    data = random_data(12)
+    data.labels[:] = [1] * 11 + [0]
+    settings = TrainingSettings(class_balance=True)
+    outcome = train(SoftmaxRegression(), random_parameters(), TABLE, data, batch_size=4, settings=settings)
+    assert (outcome.steps, outcome.examples) == (3, 7)
 
 
 def test_the_losses_reported_are_those_of_the_first_and_last_tenth_of_the_batches() -> None:

@@ -115,6 +115,7 @@ class TrainingSettings(Value):
         clip_norm: bound on the global gradient norm, None for no clipping.
         schedule: course of the learning rate within the round.
         seed: of the data order.
+        class_balance: whether every class comes as often as every other, see `class_balance.py`.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -127,6 +128,7 @@ class TrainingSettings(Value):
     clip_norm: float | None = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear"] = "constant"
     seed: int = Field(default=0, ge=0)
+    class_balance: bool = False
 
 
 class Assignment(Message):

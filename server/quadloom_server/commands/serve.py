@@ -25,6 +25,7 @@ SETTINGS = (
     "clip_norm",
     "schedule",
     "seed",
+    "class_balance",
 )
 POLICY = (
     "rounds",
@@ -245,6 +246,7 @@ def _add_training_arguments(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument("--schedule", choices=("constant", "linear"), help="learning rate in a round (default constant)")
     group.add_argument("--seed", type=int, metavar="N", help="of the data order (default 0)")
+    group.add_argument("--class-balance", action="store_true", default=None, help="all classes alike on every device")
 
 
 def _policy(arguments: argparse.Namespace) -> "RoundPolicy":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from quadloom_runtime.contract.manifest import MemberKey
+from quadloom_runtime.contract.wire import TrainingSettings
 from quadloom_server.planning.calibration import TrainingReport, TransferReport
 from quadloom_server.planning.round_plan import PlannedDevice
 from quadloom_server.simulation.durations import Trip, true_trip
@@ -67,6 +68,12 @@ def trained(world: World, state: State, departure: Departure) -> Update:
     return Update(facts, update.start, update.trained)
 
 
+def _training(world: World, *, steps: int, seed: int) -> TrainingSettings:
+    """Settings of one device in one round."""
+    balance = world.settings.training.class_balance or world.method.class_balance
+    return world.settings.training.model_copy(update={"seed": seed, "max_steps": steps, "class_balance": balance})
+
+
 def _departure(
     world: World,
     facts: Facts,
@@ -83,7 +90,7 @@ def _departure(
         rows=world.rows[device.name],
         rank=device.rank if world.method.ranks == "own" else world.manifest.lora.rank,
         layers=layers,
-        settings=world.settings.training.model_copy(update={"seed": order, "max_steps": steps}),
+        settings=_training(world, steps=steps, seed=order),
         adjust_logits=world.settings.adjust_logits,
     )
     trip = true_trip(

@@ -13,7 +13,7 @@ from quadloom_runtime.data import EncodedData
 from quadloom_runtime.engines.engine import FloatArray, TrainingEngine
 from quadloom_runtime.engines.rank import RankEngine
 from quadloom_runtime.engines.select import open_training_engine
-from quadloom_runtime.trainer import train
+from quadloom_runtime.trainer import epoch_rows, train
 from quadloom_server.simulation.gradient_norms import NormWatchingEngine
 from quadloom_server.simulation.kept_layers_engine import KeptLayersEngine
 from quadloom_server.simulation.logit_adjustment import LogitAdjustedEngine, log_prior, logit_bias
@@ -28,7 +28,7 @@ class LocalWork:
         rank: of its adapter.
         layers: those that it moves, counted from the input; None for all of the member.
         settings: how, the order of the data included.
-        adjust_logits: whether its label shares are taken out of the loss (`logit_adjustment.py`).
+        adjust_logits: whether the label shares of what it trains on are taken out of the loss (`logit_adjustment.py`).
     """
 
     member: MemberKey
@@ -119,7 +119,8 @@ class LocalTrainer:
             engine = KeptLayersEngine(engine, {row.name for row in moved})
         labels = self._manifest.task.num_labels
         if work.adjust_logits and labels is not None:
-            shift = log_prior(data.labels, num_labels=labels)
+            trained_on = data.labels[epoch_rows(data, work.settings, 0)]
+            shift = log_prior(trained_on, num_labels=labels)
             engine = LogitAdjustedEngine(engine, logit_bias(self._manifest), shift)
         return engine
 

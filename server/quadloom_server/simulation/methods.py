@@ -35,6 +35,7 @@ class Method:
         closing: when its rounds close, unless the run says otherwise.
         weighting: what each update of a round counts.
         server_optimizer: what the server makes of the average.
+        class_balance: whether devices train on all of their classes alike.
     """
 
     planner: RoundPlanner
@@ -45,6 +46,7 @@ class Method:
     closing: Closing = SYNCHRONOUS
     weighting: Weighting = by_examples
     server_optimizer: ServerOptimizer = field(default_factory=FedAvgStep)
+    class_balance: bool = False
 
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -56,6 +58,10 @@ METHODS: Final[Mapping[str, Method]] = {
     "deadline-steps-steady": Method(
         planner("deadline-steps"), selection=every_class, weighting=by_steps, server_optimizer=FedAvgMomentum()
     ),
+    "deadline-steps-balanced": Method(
+        planner("deadline-steps"), selection=every_class, weighting=by_steps, class_balance=True
+    ),
+    "fedquad-balanced": Method(planner("fedquad"), selection=every_class, class_balance=True),
     "fedquad-steady": Method(planner("fedquad"), selection=every_class, server_optimizer=FedAvgMomentum()),
     "deadline-inclusion": Method(planner("deadline"), weighting=by_missed_rounds),
     "full-depth": Method(planner("full-depth"), selection=able),

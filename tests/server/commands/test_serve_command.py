@@ -95,12 +95,13 @@ def test_a_finished_server_ends_once_every_device_was_told(
 def test_training_settings_of_the_command_line_reach_the_device(
     serve: Callable[..., Any], family_folder: Path, tmp_path: Path
 ) -> None:
-    options = "--optimizer sgd --learning-rate 0.5 --local-epochs 3 --max-steps 9 --clip-norm 0 --schedule linear"
+    options = "--optimizer sgd --learning-rate 0.5 --local-epochs 3 --max-steps 9 --clip-norm 0 --schedule linear "
+    options += "--class-balance"
     server = serve(family_folder, tmp_path / "state", *options.split())
     settings = server.assignment(server.enrol("device")).settings
     assert (settings.optimizer, settings.learning_rate, settings.epochs) == ("sgd", 0.5, 3)
     assert (settings.max_steps, settings.clip_norm, settings.schedule) == (9, None, "linear")
-    assert settings.head_learning_rate == 1e-3
+    assert (settings.head_learning_rate, settings.class_balance) == (1e-3, True)
 
 
 def test_an_ipv6_address_is_printed_so_that_it_can_be_used(

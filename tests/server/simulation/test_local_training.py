@@ -64,6 +64,15 @@ def test_label_shares_are_taken_out_of_the_loss_if_asked(opened_work, inputs):
     assert_trained_by(adjusted, found, world, parameters, work, data)
 
 
+def test_of_balanced_classes_no_label_share_is_left_to_take_out(opened_work, inputs):
+    world, parameters, work = opened_work("fedquad-balanced", adjust_logits=True)
+    assert work.settings.class_balance
+    work = LocalWork(**{**vars(work), "rows": work.rows[:20]})
+    found = world.train(work, parameters)
+    engine = open_training_engine(inputs.family, world.manifest, work.member)
+    assert_trained_by(engine, found, world, parameters, work, data_of(inputs, work))
+
+
 def test_the_order_of_the_data_differs_from_device_to_device_and_round_to_round(opened):
     world, state = opened(two_groups(per_round=4))
     seeds = [each.work.settings.seed for each in departures(world, state)[1]]
