@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from quadloom_runtime.data import IGNORED_LABEL, epoch_random
-from quadloom_runtime.engines.engine import IntArray
+from quadloom_runtime.data import epoch_random
+from quadloom_runtime.engines.engine import IGNORED_LABEL, IntArray
 from quadloom_runtime.errors import QuadloomError
 
 

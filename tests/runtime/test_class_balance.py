@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quadloom_runtime.class_balance import balanced_order
-from quadloom_runtime.data import IGNORED_LABEL
+from quadloom_runtime.engines.engine import IGNORED_LABEL
 from quadloom_runtime.errors import QuadloomError
 
 LABELS = st.lists(st.sampled_from([0, 1, 4, IGNORED_LABEL]), min_size=1, max_size=40).map(np.asarray)
