@@ -189,13 +189,14 @@ def test_several_races_are_shown_together(tmp_path, capsys):
 
 
 def test_the_settings_are_those_that_were_fixed():
-    for name in ("low-iid", "middle-group", "high-group"):
+    for name in ("low-iid", "middle-group", "high-group", "ranks-iid"):
         fleet = find_setting(name)
         slowdowns = [group.slowdown for group in fleet.group]
         assert slowdowns == sorted(slowdowns, reverse=True)  # weakest first: labels go with the order
         assert sum(group.count for group in fleet.group) == 40
     assert load_simulated_fleet(Path("examples/simulated_fleets/middle.toml")) == find_setting("middle-group")
     assert list(HETEROGENEITY) == ["low", "middle", "high"]
+    assert [group.rank for group in find_setting("ranks-group").group] == [2, 4, 8, 16]
     with pytest.raises(QuadloomError, match="'middle-nothing'"):
         find_setting("middle-nothing")
 

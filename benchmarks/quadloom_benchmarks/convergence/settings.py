@@ -40,6 +40,10 @@ HETEROGENEITY: Final[Mapping[str, tuple[GroupSection, ...]]] = {
         _group("jetson-agx", 6, 1.0, "6,0", 8),
     ),
 }
+RANKS: Final = tuple(_group(f"rank-{rank}", 10, 1.0, "6,0", rank) for rank in (2, 4, 8, 16))
+"""Devices that differ in nothing but the rank that they can train: FlexLoRA's setting. Of a family of rank 16."""
+
+FLEETS: Final = {**HETEROGENEITY, "ranks": RANKS}
 SPLITS: Final[Mapping[str, SplitSection]] = {
     "iid": SplitSection(split="iid"),
     "group": SplitSection(split="group", correlation=0.8),
@@ -47,13 +51,13 @@ SPLITS: Final[Mapping[str, SplitSection]] = {
 
 
 def find_setting(name: str) -> SimulatedFleet:
-    """The fleet of a setting, named by heterogeneity and split such as ``middle-group``.
+    """The fleet of a setting, named by heterogeneity, or ``ranks``, and split such as ``middle-group``.
 
     Raises:
         QuadloomError: there is none.
     """
-    names = [f"{heterogeneity}-{split}" for heterogeneity in HETEROGENEITY for split in SPLITS]
+    names = [f"{heterogeneity}-{split}" for heterogeneity in FLEETS for split in SPLITS]
     if name not in names:
         raise QuadloomError(f"no setting is called {name!r}", remedy=f"choose one of: {', '.join(names)}")
     heterogeneity, split = name.split("-")
-    return SimulatedFleet(devices_per_round=8, data=SPLITS[split], time=TIME, group=HETEROGENEITY[heterogeneity])
+    return SimulatedFleet(devices_per_round=8, data=SPLITS[split], time=TIME, group=FLEETS[heterogeneity])

@@ -68,6 +68,17 @@ def trained(world: World, state: State, departure: Departure) -> Update:
     return Update(facts, update.start, update.trained)
 
 
+def rank_of(device: SimulatedDevice, world: World) -> int:
+    """LoRA rank at which the device trains."""
+    match world.method.ranks:
+        case "family":
+            return world.manifest.lora.rank
+        case "own":
+            return device.rank
+        case "smallest":
+            return min(each.rank for each in world.devices)
+
+
 def _training(world: World, *, steps: int, seed: int) -> TrainingSettings:
     """Settings of one device in one round."""
     balance = world.settings.training.class_balance or world.method.class_balance
@@ -88,7 +99,7 @@ def _departure(
     work = LocalWork(
         member=member,
         rows=world.rows[device.name],
-        rank=device.rank if world.method.ranks == "own" else world.manifest.lora.rank,
+        rank=rank_of(device, world),
         layers=layers,
         settings=_training(world, steps=steps, seed=order),
         adjust_logits=world.settings.adjust_logits,

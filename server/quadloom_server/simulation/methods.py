@@ -3,7 +3,9 @@
 A device that cannot hold what a method wants of it sits out: under `full-depth` one that cannot hold full depth with
 all quantization that the family offers, under `exclude-weak` one that cannot without. Both draw among the others. For
 `hetlora` and `flexlora` every device trains the deepest member that fits it, at its group's rank: their papers have
-devices that differ in rank alone, and shutting the weak ones out would take away what they are made for.
+devices that differ in rank alone, and shutting the weak ones out would take away what they are made for. So it is with
+`zero-padding` and `uniform-smallest-rank`, with which FlexLoRA's paper compares; if all ranks are equal, padding adds
+nothing, and the latter is plain averaging.
 What is `steady` draws every class of device into each round and has momentum on the server: labels that go with the
 class pull rounds of few devices to and fro. `fedquad-steady` shows what of a gain is due to that alone.
 """
@@ -21,6 +23,8 @@ from quadloom_server.simulation.layer_choice import LayerChoice, important_layer
 from quadloom_server.simulation.selection import Selection, able, every_class, uniform
 from quadloom_server.simulation.virtual_clock import SYNCHRONOUS, Closing
 
+Ranks = Literal["family", "own", "smallest"]
+
 
 @dataclass(frozen=True)
 class Method:
@@ -29,7 +33,7 @@ class Method:
     Attributes:
         planner: who trains what.
         aggregation: name in `aggregation.methods.select`.
-        ranks: whether every device trains at the family's rank, or at its own.
+        ranks: whether every device trains at the family's rank, at its own, or at the smallest of the fleet.
         selection: whom the planner sees.
         layers: which layers of its member a device moves; None for all.
         closing: when its rounds close, unless the run says otherwise.
@@ -40,7 +44,7 @@ class Method:
 
     planner: RoundPlanner
     aggregation: str = "fedavg"
-    ranks: Literal["family", "own"] = "family"
+    ranks: Ranks = "family"
     selection: Selection = uniform
     layers: LayerChoice | None = None
     closing: Closing = SYNCHRONOUS
@@ -70,6 +74,8 @@ METHODS: Final[Mapping[str, Method]] = {
     "depth-only": Method(planner("depth-only")),
     "hetlora": Method(planner("deepest"), aggregation="hetlora", ranks="own"),
     "flexlora": Method(planner("deepest"), aggregation="flexlora", ranks="own"),
+    "zero-padding": Method(planner("deepest"), aggregation="zero-padding", ranks="own"),
+    "uniform-smallest-rank": Method(planner("deepest"), aggregation="zero-padding", ranks="smallest"),
     "random-layers": Method(layer_planner(random_layers), layers=random_layers),
     "importance-layers": Method(layer_planner(important_layers), layers=important_layers),
 }

@@ -73,7 +73,7 @@ def open_world(
     labels = data.labels if data.labels.ndim == 1 else np.zeros(len(data), np.int64)  # a language model has no classes
     shards = dealt(labels.tolist(), group_sizes(devices), fleet.data, seed=settings.seed)
     chosen = find_method(method)
-    ranks = {device.rank for device in devices} if chosen.ranks == "own" else set()
+    ranks = set() if chosen.ranks == "family" else {device.rank for device in devices}
     layout = adapter_layout(manifest.parameters, alpha=manifest.lora.alpha, device_ranks=sorted(ranks))
     aggregation = make_aggregation(chosen.aggregation, layout)
     check_combination(chosen.server_optimizer, aggregation)

@@ -122,6 +122,19 @@ def test_bytes_are_those_of_the_tensors_at_the_devices_rank(opened):
     assert {each.work.rank for each in leaving} == {2, 4}
 
 
+def test_at_the_smallest_rank_of_the_fleet_padding_adds_nothing_to_plain_averaging(opened):
+    world, state = opened(two_groups(per_round=4), "uniform-smallest-rank")
+    _, leaving = departures(world, state)
+    assert [each.work.rank for each in leaving] == [2] * 4
+    updates = [trained(world, state, each) for each in leaving]
+    found = aggregated(world, state, updates)
+    name = next(name for name in updates[0].start if "lora_B" in name)
+    weights = np.array([each.facts.examples for each in updates], np.float64)
+    expected = np.tensordot(weights / weights.sum(), np.stack([each.trained[name] for each in updates]), axes=1)
+    got = world.aggregation.at_rank(found, 2)[name]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
 def test_late_updates_join_a_later_round_with_less_weight(opened):
     fleet = two_groups(per_round=2, counts=(1, 1))
     closing = Closing(updates=1, largest_staleness=2)
