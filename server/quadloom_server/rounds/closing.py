@@ -1,5 +1,6 @@
 """Closes a round: fold the accepted updates, one at a time, into the next global adapter."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
@@ -14,6 +15,7 @@ from quadloom_server.aggregation.method import TrainedUpdate
 from quadloom_server.aggregation.norm import clipped
 from quadloom_server.aggregation.staleness import staleness_weight
 from quadloom_server.aggregation.validation import UpdateBounds, read_update
+from quadloom_server.aggregation.weighting import Contribution, Share, by_examples, by_steps
 from quadloom_server.planning.waiting import waiting
 from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.turn import Turn
@@ -31,6 +33,7 @@ def aggregated(number: int, adapters: DeviceAdapters) -> dict[str, FloatArray]:
     state = adapters.state
     with state.sessions() as session:
         counted = accepted_updates(session, number)
+    shares = dict(zip(counted, _shares(counted), strict=True))
     method = adapters.averaging.method({each.rank for each in counted})
     sums = method.begin()
     for (started_round, rank), updates in groupby(counted, lambda each: (each.started_round, each.rank)):
@@ -38,10 +41,17 @@ def aggregated(number: int, adapters: DeviceAdapters) -> dict[str, FloatArray]:
         for each in updates:
             change = _change(each, adapters)
             trained = {name: start[name] + value.astype(np.float64) for name, value in change.items()}
-            weight = each.examples * staleness_weight(number - started_round)
-            sums = method.fold(sums, TrainedUpdate(start=start, trained=trained, weight=weight))
+            weight = shares[each].weight * staleness_weight(number - started_round)
+            update = TrainedUpdate(start=start, trained=trained, weight=weight)
+            sums = method.fold(sums, update.scaled(shares[each].reach))
     found: dict[str, FloatArray] = method.finish(state.adapters.read(number - 1), sums)
     return found
+
+
+def _shares(counted: Sequence[CountedUpdate]) -> list[Share]:
+    """What each update counts: by examples, or by steps where the planner gave some devices fewer than others."""
+    weighting = by_steps if any(each.steps_planned for each in counted) else by_examples
+    return weighting([Contribution(examples=each.examples, held=each.held, steps=each.steps) for each in counted])
 
 
 def _change(update: CountedUpdate, adapters: DeviceAdapters) -> dict[str, FloatArray]:

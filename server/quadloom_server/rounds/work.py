@@ -56,6 +56,7 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
     row.steps = planned.steps
     capabilities = capabilities_of(device)
     row.memory_limit_bytes = capabilities.memory_limit_bytes
+    row.held_examples = capabilities.examples
     row.rank = capabilities.rank or planning.family.manifest.lora.rank
     turn.session.add(row)
     turn.session.flush()

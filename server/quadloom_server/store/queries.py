@@ -143,7 +143,10 @@ class CountedUpdate:
     """What the aggregation needs of an update.
 
     Attributes:
-        examples: its weight, if it is not late.
+        examples: different ones that it rests on.
+        held: examples that its device has.
+        steps: that it made.
+        steps_planned: whether the planner chose their number.
         depth, rank: at which it was trained.
         started_round: in which its device got the adapter of the round before.
         clip_norm: L2 norm that bounds it, None for no bound.
@@ -151,6 +154,9 @@ class CountedUpdate:
 
     blob_sha256: str
     examples: int
+    held: int
+    steps: int
+    steps_planned: bool
     depth: int
     rank: int
     started_round: int
@@ -163,6 +169,10 @@ def accepted_updates(session: Session, round_number: int) -> list[CountedUpdate]
         select(
             AcceptedUpdate.blob_sha256,
             AcceptedUpdate.examples,
+            Assignment.held_examples,
+            # What was planned was made; a device could say that it made fewer, to count more.
+            func.coalesce(Assignment.steps, AcceptedUpdate.report["steps"].as_integer()),
+            Assignment.steps.is_not(None),
             Assignment.depth,
             Assignment.rank,
             AcceptedUpdate.started_round,

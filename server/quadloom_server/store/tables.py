@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class Base(DeclarativeBase):
@@ -161,6 +161,7 @@ class Assignment(Base):
     steps: Mapped[int | None]
     reason: Mapped[str]
     memory_limit_bytes: Mapped[int] = mapped_column(BigInteger)
+    held_examples: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(8))
     assigned_at_s: Mapped[float]
     failure_kind: Mapped[str | None] = mapped_column(String(20))

@@ -95,6 +95,19 @@ def test_steps_that_the_planner_chose_are_assigned_also_after_a_restart_and_no_m
     assert answers[1].reason == "the report claims 13 steps, at most 12 are possible"
 
 
+def test_where_the_planner_chose_steps_each_counts_by_what_it_holds_and_per_step(make_task: MakeTask) -> None:
+    task, *devices = two_speeds(make_task)
+    head = "base_model.model.classifier.bias"
+    before = task.parameters(0)[head]
+    for device, steps, change in zip(devices, (STEPS, 12), (0.4, 0.1), strict=True):
+        assignment = task.assignment(device)
+        task.report(assignment.assignment_id, task.content(assignment, change, report={"steps": steps}))
+    task.run_background()
+    moved = task.parameters(1)[head] - before
+    # Half of the examples are on each: the mean change of a step, times the mean number of steps.
+    np.testing.assert_allclose(moved, (0.4 / STEPS + 0.1 / 12) / 2 * (STEPS + 12) / 2, rtol=1e-5)
+
+
 def test_a_device_is_calibrated_by_the_steps_that_it_made(make_task: MakeTask) -> None:
     task, *devices = two_speeds(make_task)
     plans = []
