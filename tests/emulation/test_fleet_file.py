@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from quadloom_runtime.emulation.fleet import serve_arguments
 from quadloom_runtime.emulation.fleet_file import FleetFile, fleet_devices, load_fleet, needed_updates
 from quadloom_runtime.emulation.profiles import profile
 from quadloom_runtime.errors import QuadloomError
@@ -80,6 +81,22 @@ def test_the_device_command_understands_the_options_of_every_device(tmp_path: Pa
     parsed = parser.parse_args(["--server", "http://localhost", "--data", "data.jsonl", *device.options])
     assert (parsed.profile, parsed.memory_limit, parsed.threads) == ("phone-mid", "90000000", 2)
     assert (parsed.slowdown, parsed.link_mbps, parsed.rank) == (1.5, 20.0, 4)
+
+
+def test_the_serve_command_understands_the_task(tmp_path: Path) -> None:
+    import argparse
+
+    from quadloom_server.commands import serve as command
+
+    task = TASK + 'class_balance = true\nmax_steps = 4\nplanner = "deadline-steps"\nschedule = "linear"\n'
+    fleet = load_fleet(written(tmp_path, task + DATA + DEVICE))
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    parsed = parser.parse_args(serve_arguments(fleet, tmp_path / "work", devices=3, port=8765)[1:])
+    assert (parsed.class_balance, parsed.max_steps, parsed.planner) == (True, 4, "deadline-steps")
+    assert (parsed.schedule, parsed.min_devices, parsed.eval_data) == ("linear", 3, fleet.data.eval)
+    plain = serve_arguments(load_fleet(written(tmp_path, TASK + DATA + DEVICE)), tmp_path, devices=1, port=0)
+    assert "--class-balance" not in plain
 
 
 @pytest.mark.parametrize(

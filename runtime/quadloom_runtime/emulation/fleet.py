@@ -45,7 +45,7 @@ def emulate(fleet: FleetFile, *, work: Path, port: int = 0) -> EmulationResult:
     needed = needed_updates(fleet, len(devices))
     shards = _deal_data(fleet, devices, work / "data")
     with Processes(work / "logs") as processes:
-        server = processes.start("server", _serve_arguments(fleet, work, devices=len(devices), port=port))
+        server = processes.start("server", serve_arguments(fleet, work, devices=len(devices), port=port))
         address = _wait_for_address(server)
         token_file = _enrolment_token(address, work, devices=len(devices))
         tails = {device.name: EventTail(work / "events" / f"{device.name}.jsonl") for device in devices}
@@ -89,7 +89,8 @@ def _deal_data(fleet: FleetFile, devices: tuple[FleetDevice, ...], folder: Path)
     return write_shards(examples, shards, folder)
 
 
-def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -> list[str]:
+def serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -> list[str]:
+    """Words of the command that serves the fleet's task."""
     task, data = fleet.task, fleet.data
     given = {
         "--family": task.family,
@@ -119,7 +120,7 @@ def _serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) -
     words = ["serve"]
     for flag, value in given.items():
         words += [] if value is None else [flag, str(value)]
-    return words
+    return [*words, *(["--class-balance"] if task.class_balance else [])]
 
 
 def _enrolment_token(address: str, work: Path, *, devices: int) -> Path:

@@ -42,6 +42,7 @@ class TaskSection(Section):
     max_steps: int | None = Field(default=None, ge=1)
     optimizer: Literal["adamw", "sgd"] | None = None
     schedule: Literal["constant", "linear"] | None = None
+    class_balance: bool = False
     eval_limit: int | None = Field(default=None, ge=1)
 
 

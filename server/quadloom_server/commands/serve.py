@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     import time
 
     from quadloom_server.family import open_family
+    from quadloom_server.rounds.assigning import check_settings
     from quadloom_server.rounds.background import BackgroundWorker
     from quadloom_server.rounds.machine import Rounds
     from quadloom_server.serving import bind, run_server
@@ -98,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.host, arguments.tls_cert, arguments.tls_key, unencrypted=arguments.allow_unencrypted_http
     )
     family = open_family(arguments.family)
+    check_settings(settings, family.manifest)
     for warning in family.warnings:
         _say(f"warning: {warning}")
     evaluator = _evaluator(arguments, family)

@@ -1,10 +1,23 @@
 """Makes the assignment message out of its row, and the training settings that belong to it."""
 
-from quadloom_runtime.contract.manifest import BlobReference, MemberSpec
+from quadloom_runtime.contract.manifest import BlobReference, FamilyManifest, MemberSpec
 from quadloom_runtime.contract.wire import Assignment, TrainingSettings
+from quadloom_runtime.errors import QuadloomError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.store.tables import Assignment as AssignmentRow
+
+
+def check_settings(settings: TrainingSettings, manifest: FamilyManifest) -> None:
+    """Refuse what no device could do, before one tries.
+
+    Raises:
+        QuadloomError: classes shall be balanced, and the family's task has none.
+    """
+    if settings.class_balance and manifest.task.num_labels is None:
+        raise QuadloomError(
+            f"class_balance is set, but the texts of {manifest.task.kind} have no classes", remedy="serve without it"
+        )
 
 
 def settings_of(row: AssignmentRow, settings: TrainingSettings) -> TrainingSettings:
