@@ -35,7 +35,7 @@ HARD_TEXTS = (
 def write_family(folder: Path) -> Path:
     """Export the family into ``folder/family``; returns that folder."""
     torch.manual_seed(0)
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,
@@ -61,7 +61,8 @@ def write_examples(path: Path, *, first: int, examples: int) -> Path:
     return path
 
 
-def _tokenizer() -> Tokenizer:
+def tiny_tokenizer() -> Tokenizer:
+    """The family's tokenizer, without truncation and padding."""
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -35,8 +35,7 @@ export function showing(page) {
       row = rounds.insertRow();
       for (const cell of [event.round, event.member, "", "", "", "training"]) row.insertCell().textContent = cell;
     } else if (event.kind === "stepped") {
-      if (row.dataset.losses === undefined) inRow(3, event.loss.toFixed(4));
-      row.dataset.losses = `${row.dataset.losses ?? ""} ${event.loss}`;
+      if (row.cells[3].textContent === "") inRow(3, event.loss.toFixed(4));
       inRow(2, `${event.step} of ${event.steps}`);
       inRow(4, event.loss.toFixed(4));
       Object.assign(bar, { value: event.step, max: event.steps });

@@ -13,7 +13,6 @@ import { train } from "./trainer.js";
 const LONGEST_MESSAGE = 4000;
 
 ort.env.wasm.numThreads = 1;
-ort.env.wasm.wasmPaths = new URL("./packages/onnxruntime-web/dist/", import.meta.url).href;
 
 self.onmessage = async ({ data: job }) => {
   try {
