@@ -43,7 +43,7 @@ def chromium() -> str:
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.browser.tiny_family import write_family
 
-    return Path("/tmp/s8/b/tiny/family")
+    return write_family(tmp_path_factory.mktemp("tiny"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import chdir
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it: tests never leave the machine
@@ -45,12 +46,13 @@ def write_family(folder: Path) -> Path:
         max_position_embeddings=32,
         num_labels=LABELS,
     )
-    model = folder / "model"
+    model = folder / "tiny-bert"
     BertForSequenceClassification(config).save_pretrained(model)
     names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(model)
     settings = FamilySettings(num_labels=LABELS, batch_size=BATCH_SIZE, sequence_length=SEQUENCE_LENGTH, rank=4)
-    export_family(str(model), folder / "family", settings)
+    with chdir(folder):  # people read the model's name in the page, and in its picture
+        export_family(model.name, folder / "family", settings)
     return folder / "family"
 
 

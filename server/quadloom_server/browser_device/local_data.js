@@ -80,7 +80,7 @@ function csvRecords(content) {
   const records = [];
   let record = [];
   // A field is quoted as a whole or has no quote at its start; it ends at a comma, a line end or the end.
-  const field = /(?:"((?:[^"]|"")*)"([^,\r\n]*)|([^,\r\n]*))(,|\r\n|\n|\r|$)/y;
+  const field = /(?:"((?:[^"]|"")*)"([^,\r\n]*)|((?!")[^,\r\n]*))(,|\r\n|\n|\r|$)/y;
   while (field.lastIndex < content.length) {
     const found = field.exec(content);
     if (found === null) {
