@@ -27,7 +27,7 @@ def node() -> str:
     """Node.js, with the page's libraries installed."""
     program = shutil.which("node")
     if program is None or not (INSTALLED_PACKAGES / "@huggingface").is_dir():
-        pytest.skip("NOT TESTED: the browser device; `make browser-test` installs its libraries, and needs Node.js >= 20")
+        pytest.skip("NOT TESTED: the page /device; run `make browser-test`, with Node.js >= 20")
     return program
 
 

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import sqlite3
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from tests.browser.tiny_family import write_examples
 ROUNDS = 2
 TOLERANCE = 1e-3
 # Two epochs, steps of several batches, a last batch that is not full, a bound on the norm that bites, a falling rate.
-SETTINGS = "--local-epochs 2 --accumulation 2 --clip-norm 0.5 --schedule linear --learning-rate 0.01 --weight-decay 0.01"
+SETTINGS = (
+    "--local-epochs 2 --accumulation 2 --clip-norm 0.5 --schedule linear --learning-rate 0.01 --weight-decay 0.01"
+)
 SETTINGS += " --seed 7 --class-balance"
 
 

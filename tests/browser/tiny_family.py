@@ -18,18 +18,24 @@ from quadloom_export.settings import FamilySettings
 
 LABELS, BATCH_SIZE, SEQUENCE_LENGTH = 2, 8, 24
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-OPINIONS = (("a fine warm film", "good story, well told", "funny and moving"), ("dull and slow", "bad jokes", "a weak plot"))
+OPINIONS = (
+    ("a fine warm film", "good story, well told", "funny and moving"),
+    ("dull and slow", "bad jokes", "a weak plot"),
+)
+    ("a fine warm film", "good story, well told", "funny and moving"),
+    ("dull and slow", "bad jokes", "a weak plot"),
+)
 HARD_TEXTS = (
     "",
     " ",
     "Crème brûlée, naïve coöperation; ÅNGSTRÖM Straße İstanbul ﬁnal ½",
     "日本語とemoji 👩‍👩‍👧‍👦 text, 北京 2024年 한국어 ไทย العربية हिन्दी",
     "tabs\tand\nnewlines\r\n and\u00a0no-break \u200b zero width \ufeff \u0000 control \u0085 \u2028",
-    "don't... \"quote\" --- $12.50 (50%) a_b @user #tag http://x.y/?q=1&r=2 C++ `code` ~^|<>=+",
+    'don\'t... "quote" --- $12.50 (50%) a_b @user #tag http://x.y/?q=1&r=2 C++ `code` ~^|<>=+',
     "[CLS] [SEP] [MASK] [PAD] [UNK] [cls]mid[SEP]dle ##suffix",
     "Supercalifragilisticexpialidocious" * 8,
     "one two three " * 60,
-    "e\u0301 combining, \u1e9e sharp S, ǅ titlecase, ａｂｃ fullwidth, 𝔘𝔫𝔦𝔠𝔬𝔡𝔢, \ud7ff\ue000\ufffd",
+    "e\u0301 combining, \u1e9e sharp S, \u01c5 titlecase, \uff41\uff42\uff43 fullwidth, \U0001d518\U0001d52b\U0001d526, \ud7ff\ue000\ufffd",
 )
 
 
@@ -58,7 +64,9 @@ def write_family(folder: Path) -> Path:
 
 def write_examples(path: Path, *, first: int, examples: int) -> Path:
     """Labelled opinions, numbered on from `first`, so that no two devices have the same text."""
-    rows = [{"text": f"{OPINIONS[n % 2][n % 3]}, seen {n} times", "label": n % 2} for n in range(first, first + examples)]
+    rows = [
+        {"text": f"{OPINIONS[n % 2][n % 3]}, seen {n} times", "label": n % 2} for n in range(first, first + examples)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

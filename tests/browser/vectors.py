@@ -29,7 +29,12 @@ def write_vectors(folder: Path) -> Path:
 def _orders() -> list[dict[str, Any]]:
     cases = [(examples, seed, epoch) for examples in (1, 2, 33, 1000) for seed in SEEDS for epoch in (0, 3)]
     return [
-        {"examples": examples, "seed": seed, "epoch": epoch, "order": epoch_order(examples, seed=seed, epoch=epoch).tolist()}
+        {
+            "examples": examples,
+            "seed": seed,
+            "epoch": epoch,
+            "order": epoch_order(examples, seed=seed, epoch=epoch).tolist(),
+        }
         for examples, seed, epoch in cases
     ]
 
@@ -65,6 +70,7 @@ def _tokens() -> dict[str, Any]:
     tokenizer.enable_padding(length=SEQUENCE_LENGTH)
     encoded = tokenizer.encode_batch(list(HARD_TEXTS))
     rows = [
-        {"input_ids": each.ids, "attention_mask": each.attention_mask, "token_type_ids": each.type_ids} for each in encoded
+        {"input_ids": each.ids, "attention_mask": each.attention_mask, "token_type_ids": each.type_ids}
+        for each in encoded
     ]
     return {"settings": json.loads(tokenizer.to_str()), "texts": HARD_TEXTS, "length": SEQUENCE_LENGTH, "rows": rows}

@@ -29,7 +29,8 @@ MEDIA_TYPES: Final = {
 }
 INSTALL: Final = (
     "in the folder of package.json and package-lock.json (server/quadloom_server/browser_device), run "
-    "`npm ci --omit=dev --ignore-scripts`, or start `quadloom serve` with --browser-packages and such a node_modules folder"
+    "`npm ci --omit=dev --ignore-scripts`, or start `quadloom serve` with --browser-packages and such a node_modules "
+    "folder"
 )
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
