@@ -22,9 +22,6 @@ OPINIONS = (
     ("a fine warm film", "good story, well told", "funny and moving"),
     ("dull and slow", "bad jokes", "a weak plot"),
 )
-    ("a fine warm film", "good story, well told", "funny and moving"),
-    ("dull and slow", "bad jokes", "a weak plot"),
-)
 HARD_TEXTS = (
     "",
     " ",
@@ -35,7 +32,8 @@ HARD_TEXTS = (
     "[CLS] [SEP] [MASK] [PAD] [UNK] [cls]mid[SEP]dle ##suffix",
     "Supercalifragilisticexpialidocious" * 8,
     "one two three " * 60,
-    "e\u0301 combining, \u1e9e sharp S, \u01c5 titlecase, \uff41\uff42\uff43 fullwidth, \U0001d518\U0001d52b\U0001d526, \ud7ff\ue000\ufffd",
+    "e\u0301 combining, \u1e9e sharp S, \u01c5 titlecase, \uff41\uff42\uff43 fullwidth",
+    "\U0001d518\U0001d52b\U0001d526 outside the basic plane, \ud7ff\ue000\ufffd",
 )
 
 
