@@ -69,7 +69,8 @@ $(BROWSER_DEVICE)/node_modules/.package-lock.json: $(BROWSER_DEVICE)/package-loc
 # A tab of a real Chromium beside Python devices; needs Node.js from version 20 on and Debian's chromium, and says what
 # was skipped where they are not. `make browser-test PICTURE=docs/browser-device.png` keeps a picture of the page.
 PICTURE :=
-browser-test: setup browser-packages
+browser-test: setup
+	-$(MAKE) browser-packages
 	$(BIN)/python -m pytest -q -rs tests/browser $(if $(PICTURE),--picture $(PICTURE))
 
 # A hundred seeded schedules of deaths and broken links; some minutes on two cores. One again: --seed N.

@@ -10,7 +10,11 @@ const requests = [];
 const problems = [];
 const states = [];
 page.on("request", (request) =>
-  requests.push({ method: request.method(), url: request.url(), body: request.postDataBuffer()?.toString("base64") ?? "" }),
+  requests.push({
+    method: request.method(),
+    url: request.url(),
+    body: request.postDataBuffer()?.toString("base64") ?? "",
+  }),
 );
 page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
 page.on("pageerror", (error) => problems.push(String(error)));
@@ -50,7 +54,9 @@ try {
   }
   await until(({ kind }) => kind === "finished");
   if (options.picture) await page.screenshot({ path: options.picture, fullPage: true });
-  const rounds = await page.$$eval("#rounds tbody tr", (rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
+  const rounds = await page.$$eval("#rounds tbody tr", (rows) =>
+    rows.map((row) => [...row.cells].map((cell) => cell.textContent)),
+  );
   process.stdout.write(JSON.stringify({ states, rounds, requests, problems }));
 } catch (error) {
   process.stderr.write(`${error}\n${JSON.stringify({ states, problems })}\n`);

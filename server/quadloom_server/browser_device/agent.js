@@ -74,7 +74,12 @@ export class DeviceAgent {
 
   /** One assignment from download to report; returns after how many seconds to check in again. */
   async #do(assignment) {
-    this.say({ kind: "assigned", round: assignment.round_index, member: memberLabel(assignment.member), reason: assignment.reason });
+    this.say({
+      kind: "assigned",
+      round: assignment.round_index,
+      member: memberLabel(assignment.member),
+      reason: assignment.reason,
+    });
     try {
       const unsent = await this.kept.of(assignment.assignment_id, "update");
       const made = unsent === undefined ? await this.#train(assignment) : { content: unsent };
@@ -82,7 +87,8 @@ export class DeviceAgent {
         ? await this.#reportUpdate(assignment, made.content)
         : await this.#reportFailure(assignment, made.failure);
     } catch (error) {
-      if (!(error instanceof QuadloomError)) throw error;
+      const isReported = error instanceof QuadloomError || error.name === "QuotaExceededError"; // the browser's disk is full
+      if (!isReported) throw error;
       return this.#reportFailure(assignment, { kind: "other", message: error.message.slice(0, LONGEST_MESSAGE) });
     }
   }
@@ -99,7 +105,8 @@ export class DeviceAgent {
       stopped,
       onStep: ({ step, steps, loss, checkpoint: reached }) => {
         this.say({ kind: "stepped", round: assignment.round_index, step, steps, loss });
-        if (reached !== undefined) this.kept.putFor(id, "checkpoint", reached);
+        // One that cannot be kept costs nothing but time.
+        if (reached !== undefined) this.kept.putFor(id, "checkpoint", reached).catch(() => {});
       },
     });
     if (trained.kind === "failed") return { failure: trained.report };
@@ -141,7 +148,13 @@ export class DeviceAgent {
     const answer = await this.client.reportUpdate(assignment.assignment_id, content);
     this.lastUpload = { bytes: content.length, seconds: (performance.now() - started) / 1000 };
     await this.#forget(assignment);
-    this.say({ kind: "reported", round: assignment.round_index, status: answer.status, reason: answer.reason, bytes: content.length });
+    this.say({
+      kind: "reported",
+      round: assignment.round_index,
+      status: answer.status,
+      reason: answer.reason,
+      bytes: content.length,
+    });
     return retryAfterS(assignment, answer);
   }
 

@@ -25,7 +25,9 @@ export function* batches(data, order, { batch_size: batchSize, sequence_length: 
       input_ids: rowsOf(data.input_ids),
       attention_mask: rowsOf(data.attention_mask),
       token_type_ids: rowsOf(data.token_type_ids),
-      labels: BigInt64Array.from(filled, (row, place) => (place < taken.length ? BigInt(data.labels[row]) : IGNORED_LABEL)),
+      labels: BigInt64Array.from(filled, (row, place) =>
+        place < taken.length ? BigInt(data.labels[row]) : IGNORED_LABEL,
+      ),
     };
   }
 }

@@ -68,7 +68,10 @@ export class ServerClient {
       const content = new Uint8Array(await new Blob(parts).arrayBuffer());
       if ((await sha256Hex(content)) === sha256) return content;
     }
-    throw new QuadloomError(`blob ${sha256} came with another content ${DOWNLOAD_ATTEMPTS} times`, "check the server's family");
+    throw new QuadloomError(
+      `blob ${sha256} came with another content ${DOWNLOAD_ATTEMPTS} times`,
+      "check the server's family",
+    );
   }
 
   async #downloadRest(sha256, parts, largestBytes) {
@@ -90,7 +93,10 @@ export class ServerClient {
         have += part.value.length;
         if (have > largestBytes) {
           alive.abort();
-          throw new QuadloomError(`blob ${sha256} came with more than its ${largestBytes} bytes`, "check the server's family");
+          throw new QuadloomError(
+            `blob ${sha256} came with more than its ${largestBytes} bytes`,
+            "check the server's family",
+          );
         }
         parts.push(part.value);
         this.downBytes += part.value.length;
@@ -162,7 +168,10 @@ async function raiseFor(response) {
   }
   if (response.status >= 500 || TEMPORARY.includes(response.status)) {
     const stated = Number(response.headers.get("retry-after")) || 0;
-    throw new TryAgainError(`HTTP ${response.status}: ${error.cause}`, Math.min(Math.max(stated, 0), LONGEST_RETRY_AFTER_S));
+    throw new TryAgainError(
+      `HTTP ${response.status}: ${error.cause}`,
+      Math.min(Math.max(stated, 0), LONGEST_RETRY_AFTER_S),
+    );
   }
   throw new RefusedError(response.status, error);
 }

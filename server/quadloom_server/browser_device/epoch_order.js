@@ -4,7 +4,9 @@ import { Generator } from "./random.js";
 
 /** Row numbers of one pass over data with these labels, as the training settings ask for it. */
 export function epochRows(labels, settings, epoch) {
-  return settings.class_balance ? balancedOrder(labels, settings.seed, epoch) : epochOrder(labels.length, settings.seed, epoch);
+  return settings.class_balance
+    ? balancedOrder(labels, settings.seed, epoch)
+    : epochOrder(labels.length, settings.seed, epoch);
 }
 
 /** The shuffled order of one epoch. */

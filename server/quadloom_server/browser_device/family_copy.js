@@ -27,7 +27,10 @@ export class FamilyCopy {
       );
     }
     if (manifest.task.kind !== "sequence-classification") {
-      throw new QuadloomError(`the family is for ${manifest.task.kind}, this page trains classifiers`, "use `quadloom device`");
+      throw new QuadloomError(
+        `the family is for ${manifest.task.kind}, this page trains classifiers`,
+        "use `quadloom device`",
+      );
     }
     return manifest;
   }
@@ -56,7 +59,10 @@ export class FamilyCopy {
 export function assignedMember(manifest, assignment) {
   const member = manifest.members.find((each) => memberLabel(each.key) === memberLabel(assignment.member));
   if (member === undefined || member.key.format !== "onnx") {
-    throw new QuadloomError(`the family has no ONNX member ${memberLabel(assignment.member)}`, "check the server and its family");
+    throw new QuadloomError(
+      `the family has no ONNX member ${memberLabel(assignment.member)}`,
+      "check the server and its family",
+    );
   }
   const named = new Set(assignment.blobs.map((blob) => `${blob.path} ${blob.sha256}`));
   const right = filesFor(manifest, member).map((blob) => `${blob.path} ${blob.sha256}`);

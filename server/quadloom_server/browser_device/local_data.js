@@ -18,7 +18,10 @@ export function readExamples(content, { textField, labelField }) {
     for (const field of [textField, labelField]) {
       if (row[field] === undefined || row[field] === null) {
         const there = Object.keys(row).join(", ").slice(0, 200);
-        throw new QuadloomError(`row ${place + 1} has no field ${field}; it has ${there}`, "name the fields under Settings");
+        throw new QuadloomError(
+          `row ${place + 1} has no field ${field}; it has ${there}`,
+          "name the fields under Settings",
+        );
       }
     }
     if (typeof row[textField] !== "string") {
@@ -46,7 +49,10 @@ function classIndex(value, row) {
   const text = String(value).trim();
   const label = text === "" ? NaN : Number(text);
   if (!Number.isSafeInteger(label) || label < 0) {
-    throw new QuadloomError(`row ${row}: label ${text.slice(0, 80)} is not a class index`, "number the labels from 0: 0, 1, 2");
+    throw new QuadloomError(
+      `row ${row}: label ${text.slice(0, 80)} is not a class index`,
+      "number the labels from 0: 0, 1, 2",
+    );
   }
   return label;
 }
@@ -84,7 +90,10 @@ function csvRecords(content) {
   while (field.lastIndex < content.length) {
     const found = field.exec(content);
     if (found === null) {
-      throw new QuadloomError(`a quote in record ${records.length + 1} is not closed`, "double the quotes within a field");
+      throw new QuadloomError(
+        `a quote in record ${records.length + 1} is not closed`,
+        "double the quotes within a field",
+      );
     }
     record.push(found[3] ?? found[1].replaceAll('""', '"') + found[2]);
     if (found[4] === "," && field.lastIndex === content.length) record.push("");

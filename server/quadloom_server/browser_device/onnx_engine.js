@@ -53,6 +53,8 @@ async function guarded(label, work) {
     return await work();
   } catch (error) {
     const text = String(error?.message ?? error);
-    throw error instanceof RangeError || MEMORY_PROBLEM.test(text) ? new StepOutOfMemoryError(label, text.slice(0, 500)) : error;
+    throw error instanceof RangeError || MEMORY_PROBLEM.test(text)
+      ? new StepOutOfMemoryError(label, text.slice(0, 500))
+      : error;
   }
 }

@@ -17,7 +17,10 @@ export class Sgd {
     for (const [name, gradient] of gradients) {
       const rate = fround(rateOf(name));
       const old = parameters.get(name);
-      parameters.set(name, old.map((value, place) => value - rate * fround(gradient[place] + this.weightDecay * value)));
+      parameters.set(
+        name,
+        old.map((value, place) => value - rate * fround(gradient[place] + this.weightDecay * value)),
+      );
     }
   }
 }

@@ -21,7 +21,8 @@ form.addEventListener("submit", async (event) => {
   stop.disabled = false;
   try {
     await navigator.locks.request("quadloom-device", { ifAvailable: true }, async (lock) => {
-      if (lock === null) throw new QuadloomError("this browser is a device in another tab already", "use that tab, or close it");
+      if (lock === null)
+        throw new QuadloomError("this browser is a device in another tab already", "use that tab, or close it");
       await runDevice(new FormData(form), stopping.signal);
     });
   } catch (error) {
@@ -34,7 +35,10 @@ form.addEventListener("submit", async (event) => {
 
 async function runDevice(given, stopped) {
   if (!window.isSecureContext) {
-    throw new QuadloomError("browsers keep keys only for https:// and for this machine", "serve with --tls-cert and --tls-key");
+    throw new QuadloomError(
+      "browsers keep keys only for https:// and for this machine",
+      "serve with --tls-cert and --tls-key",
+    );
   }
   const file = given.get("file");
   const content = file.size > 0 ? await file.text() : given.get("pasted");

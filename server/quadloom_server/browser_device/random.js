@@ -7,7 +7,7 @@ const PCG_MULTIPLIER = (2549297995355413924n << 64n) + 4865540595714422341n;
 const POOL_WORDS = 4;
 
 /** numpy's SeedSequence (after O'Neill's seed_seq): whole numbers in, `count` words of 32 bits out. */
-export function seedWords(entropy, count) {
+function seedWords(entropy, count) {
   const pool = mixedPool(entropy.flatMap(wordsOf));
   const words = [];
   let hash = 0x8b51f9dd;

@@ -18,7 +18,10 @@ export function rowsAtRank(table, rank) {
     }
     if (row.name.endsWith(A_ENDING)) return { ...row, rank, shape: [rank, ...row.shape.slice(1)] };
     if (row.name.endsWith(B_ENDING)) return { ...row, rank, shape: [...row.shape.slice(0, -1), rank] };
-    throw new QuadloomError(`${row.name} has a rank and is neither ${A_ENDING} nor ${B_ENDING}`, "export the family again");
+    throw new QuadloomError(
+      `${row.name} has a rank and is neither ${A_ENDING} nor ${B_ENDING}`,
+      "export the family again",
+    );
   });
 }
 

@@ -53,7 +53,11 @@ export function writeTensors(table, tensors, metadata) {
   }
   const text = new TextEncoder().encode(JSON.stringify(entries));
   const headerBytes = Math.ceil(text.length / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-  const content = new Uint8Array(LENGTH_BYTES + headerBytes + reached).fill(0x20, LENGTH_BYTES, LENGTH_BYTES + headerBytes);
+  const content = new Uint8Array(LENGTH_BYTES + headerBytes + reached).fill(
+    0x20,
+    LENGTH_BYTES,
+    LENGTH_BYTES + headerBytes,
+  );
   new DataView(content.buffer).setBigUint64(0, BigInt(headerBytes), true);
   content.set(text, LENGTH_BYTES);
   for (const row of table) {
@@ -65,7 +69,7 @@ export function writeTensors(table, tensors, metadata) {
 }
 
 /** How many numbers a tensor of this shape has. */
-export function elements(shape) {
+function elements(shape) {
   return shape.reduce((product, size) => product * size, 1);
 }
 
@@ -77,7 +81,10 @@ function header(content) {
   }
   const start = LENGTH_BYTES + Number(length);
   try {
-    return { entries: JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(content.subarray(LENGTH_BYTES, start))), start };
+    return {
+      entries: JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(content.subarray(LENGTH_BYTES, start))),
+      start,
+    };
   } catch (error) {
     throw wrong(`has a header that is no JSON: ${error.message}`);
   }

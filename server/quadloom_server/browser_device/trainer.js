@@ -5,7 +5,7 @@ import { QuadloomError } from "./errors.js";
 import { clipByGlobalNorm, globalNorm, makeOptimizer, scheduled } from "./optimizers.js";
 
 /** Where training stands; with it, it goes on after a stop as if there had been none. */
-export const START = {
+const START = {
   step: 0,
   parameters: new Map(),
   optimizerState: undefined,
@@ -47,7 +47,9 @@ export async function train({ engine, parameters, trained, data, shape, settings
       losses: [...at.losses, ...found.losses],
       examples: at.examples + found.examples,
       trainS: at.trainS + (performance.now() - started) / 1000,
-      gradientNorms: new Map([...norms].map(([layer, norm]) => [layer, [...(at.gradientNorms.get(layer) ?? []), norm]])),
+      gradientNorms: new Map(
+        [...norms].map(([layer, norm]) => [layer, [...(at.gradientNorms.get(layer) ?? []), norm]]),
+      ),
     };
     onStep(at, steps);
   }
@@ -55,7 +57,7 @@ export async function train({ engine, parameters, trained, data, shape, settings
 }
 
 /** Optimizer steps that the settings ask for. */
-export function plannedSteps(examples, batchSize, settings) {
+function plannedSteps(examples, batchSize, settings) {
   const steps = settings.epochs * Math.ceil(Math.ceil(examples / batchSize) / settings.accumulation);
   return settings.max_steps === null ? steps : Math.min(steps, settings.max_steps);
 }
@@ -82,13 +84,15 @@ async function accumulate(engine, parameters, group) {
     for (const [name, gradient] of result.gradients) {
       const total = gradients.get(name) ?? new Float32Array(gradient.length);
       gradients.set(name, total);
-      for (let place = 0; place < total.length; place++) total[place] += Math.fround(result.predictions * gradient[place]);
+      for (let place = 0; place < total.length; place++)
+        total[place] += Math.fround(result.predictions * gradient[place]);
     }
     losses.push(result.loss);
     predictions += result.predictions;
     examples += batch.examples;
   }
-  for (const gradient of gradients.values()) gradient.forEach((value, place) => (gradient[place] = value / predictions));
+  for (const gradient of gradients.values())
+    gradient.forEach((value, place) => (gradient[place] = value / predictions));
   return { gradients, losses, examples };
 }
 
@@ -106,9 +110,13 @@ function rates(trained, settings, step, steps) {
 }
 
 function checkFinite(losses, norms, step) {
-  const wrong = losses.find((loss) => !Number.isFinite(loss)) ?? [...norms.values()].find((norm) => !Number.isFinite(norm));
+  const wrong =
+    losses.find((loss) => !Number.isFinite(loss)) ?? [...norms.values()].find((norm) => !Number.isFinite(norm));
   if (wrong !== undefined) {
-    throw new QuadloomError(`training diverged: a loss or gradient of step ${step} is ${wrong}`, "lower the learning rate");
+    throw new QuadloomError(
+      `training diverged: a loss or gradient of step ${step} is ${wrong}`,
+      "lower the learning rate",
+    );
   }
 }
 

@@ -19,7 +19,10 @@ self.onmessage = async ({ data: job }) => {
     self.postMessage({ kind: "trained", ...(await run(job)) });
   } catch (error) {
     const kind = error instanceof StepOutOfMemoryError || error instanceof RangeError ? "out-of-memory" : "other";
-    self.postMessage({ kind: "failed", report: { kind, message: String(error.message ?? error).slice(0, LONGEST_MESSAGE) } });
+    self.postMessage({
+      kind: "failed",
+      report: { kind, message: String(error.message ?? error).slice(0, LONGEST_MESSAGE) },
+    });
   }
 };
 
@@ -34,7 +37,8 @@ async function run({ manifest, member, assignment, files, examples, memoryLimitB
   limitGrowth(memoryLimitBytes);
   let keptAt = performance.now();
   const outcome = await train({
-    engine: assignment.rank === manifest.lora.rank ? engine : new RankEngine(engine, manifest.parameters, assignment.rank),
+    engine:
+      assignment.rank === manifest.lora.rank ? engine : new RankEngine(engine, manifest.parameters, assignment.rank),
     parameters,
     trained: trainedRows(manifest, table, member.key.depth),
     data: { ...data, labels: examples.labels },
@@ -44,7 +48,13 @@ async function run({ manifest, member, assignment, files, examples, memoryLimitB
     onStep: (at, steps) => {
       const isDue = at.step < steps && performance.now() - keptAt >= checkpointEveryS * 1000;
       if (isDue) keptAt = performance.now();
-      self.postMessage({ kind: "stepped", step: at.step, steps, loss: at.losses.at(-1), checkpoint: isDue ? at : undefined });
+      self.postMessage({
+        kind: "stepped",
+        step: at.step,
+        steps,
+        loss: at.losses.at(-1),
+        checkpoint: isDue ? at : undefined,
+      });
     },
   });
   return { outcome, baselineBytes, peakStepBytes: memoryBytes() - baselineBytes };

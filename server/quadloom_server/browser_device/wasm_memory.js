@@ -14,7 +14,8 @@ WebAssembly.Memory = class extends WebAssembly.Memory {
   }
 
   grow(pages) {
-    if (memoryBytes() + pages * 65_536 > largestBytes) throw new RangeError("the memory limit of this device is reached");
+    if (memoryBytes() + pages * 65_536 > largestBytes)
+      throw new RangeError("the memory limit of this device is reached");
     return super.grow(pages);
   }
 };

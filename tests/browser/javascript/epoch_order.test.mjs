@@ -11,7 +11,8 @@ test("the order of an epoch is numpy's, whatever the seed", () => {
 });
 
 test("balanced classes come in Python's order", () => {
-  for (const { labels, seed, epoch, order } of vectors.balanced) assert.deepEqual(balancedOrder(labels, seed, epoch), order);
+  for (const { labels, seed, epoch, order } of vectors.balanced)
+    assert.deepEqual(balancedOrder(labels, seed, epoch), order);
 });
 
 test("a seed that a browser cannot count is refused", () => {

@@ -23,6 +23,7 @@ test("what is wrong is named with its row", () => {
     '{"text"': /line 1 is not JSON/,
     'text,label\n"a,0': /quote in record 2 is not closed/,
   };
-  for (const [content, problem] of Object.entries(wrong)) assert.throws(() => readExamples(content, FIELDS), problem, content);
+  for (const [content, problem] of Object.entries(wrong))
+    assert.throws(() => readExamples(content, FIELDS), problem, content);
   assert.throws(() => checkLabels([0, 2], 2), /row 2: label 2 is outside 0 to 1/);
 });

@@ -28,7 +28,10 @@ test("another table, a cut file and a lying header are refused", () => {
 });
 
 test("what is written is read again; Python reads it after this", () => {
-  const tensors = new Map([["é", Float32Array.of(7)], ["b", Float32Array.of(1.5, -2, 0, 3)]]);
+  const tensors = new Map([
+    ["é", Float32Array.of(7)],
+    ["b", Float32Array.of(1.5, -2, 0, 3)],
+  ]);
   const content = writeTensors(TABLE, tensors, { report: '"ü"' });
   assert.deepEqual([...readParameters(content, TABLE).get("b")], [1.5, -2, 0, 3]);
   writeFileSync(`${process.env.QUADLOOM_VECTORS}/written.safetensors`, content);

@@ -10,7 +10,11 @@ test("token ids of hard texts are those of Python's tokenizers, cut and padded a
   const found = encode(texts, settings, new Tokenizer(settings, {}), length);
   rows.forEach((expected, row) => {
     for (const [name, values] of Object.entries(expected)) {
-      assert.deepEqual([...found[name].subarray(row * length, (row + 1) * length)].map(Number), values, `${name} of ${texts[row]}`);
+      assert.deepEqual(
+        [...found[name].subarray(row * length, (row + 1) * length)].map(Number),
+        values,
+        `${name} of ${texts[row]}`,
+      );
     }
   });
 });
