@@ -1,5 +1,6 @@
 // Makes one tab of a real Chromium a device, as a person would, and says as JSON what happened.
-// node drive.mjs OPTIONS, where OPTIONS is JSON: packages, chromium, server, name, token, data, fields, reloadAfterRound, picture
+// node drive.mjs OPTIONS, where OPTIONS is JSON: packages, chromium, server, name, token; data (a file) or pasted (its
+// text); and if wanted reloadAfterRound, picture.
 import { createRequire } from "node:module";
 
 const options = JSON.parse(process.argv[2]);
@@ -28,10 +29,6 @@ async function start(token) {
   });
   await page.fill("[name=name]", options.name);
   await page.fill("[name=token]", token);
-  if (options.memoryLimit) {
-    await page.click("summary");
-    await page.fill("[name=memory-limit]", String(options.memoryLimit));
-  }
   if (options.pasted) await page.fill("[name=pasted]", options.pasted);
   else await page.setInputFiles("[name=file]", options.data);
   await page.click("#start");

@@ -87,8 +87,8 @@ export class DeviceAgent {
         ? await this.#reportUpdate(assignment, made.content)
         : await this.#reportFailure(assignment, made.failure);
     } catch (error) {
-      const isReported = error instanceof QuadloomError || error.name === "QuotaExceededError"; // the browser's disk is full
-      if (!isReported) throw error;
+      const isDiskFull = error.name === "QuotaExceededError";
+      if (!isDiskFull && !(error instanceof QuadloomError)) throw error;
       return this.#reportFailure(assignment, { kind: "other", message: error.message.slice(0, LONGEST_MESSAGE) });
     }
   }

@@ -22,7 +22,7 @@ export class FamilyCopy {
     const manifest = JSON.parse(new TextDecoder().decode(content));
     if (manifest.schema_version !== MANIFEST_SCHEMA_VERSION) {
       throw new QuadloomError(
-        `the family's manifest has schema version ${manifest.schema_version}, this page reads ${MANIFEST_SCHEMA_VERSION}`,
+        `the manifest has schema version ${manifest.schema_version}, this page reads ${MANIFEST_SCHEMA_VERSION}`,
         "reload this page, or export the family again",
       );
     }
@@ -55,7 +55,7 @@ export class FamilyCopy {
   }
 }
 
-/** The member of an assignment. Only the manifest says which files make it; an assignment that names others is refused. */
+/** The member of an assignment. Only the manifest says which files make it; others are refused. */
 export function assignedMember(manifest, assignment) {
   const member = manifest.members.find((each) => memberLabel(each.key) === memberLabel(assignment.member));
   if (member === undefined || member.key.format !== "onnx") {

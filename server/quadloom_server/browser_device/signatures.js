@@ -17,8 +17,16 @@ const NONCE_BYTES = 16;
 export async function sign(privateKey, { method, path, content, keyId, createdS }) {
   const digest = `sha-256=:${base64(await crypto.subtle.digest("SHA-256", content))}:`;
   const nonce = base64(crypto.getRandomValues(new Uint8Array(NONCE_BYTES)));
-  const parameters = `("@method" "@path" "content-digest");created=${Math.floor(createdS)};keyid="${keyId}";alg="ed25519";nonce="${nonce}"`;
-  const base = `"@method": ${method}\n"@path": ${path}\n"content-digest": ${digest}\n"@signature-params": ${parameters}`;
+  const covered = '("@method" "@path" "content-digest")';
+  const created = Math.floor(createdS);
+  const parameters = `${covered};created=${created};keyid="${keyId}";alg="ed25519";nonce="${nonce}"`;
+  const lines = [
+    `"@method": ${method}`,
+    `"@path": ${path}`,
+    `"content-digest": ${digest}`,
+    `"@signature-params": ${parameters}`,
+  ];
+  const base = lines.join("\n");
   const signature = await crypto.subtle.sign("Ed25519", privateKey, new TextEncoder().encode(base));
   return {
     "content-digest": digest,
