@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: setup demo demo-causal-lm test test-ort-training faults lint bench clean
+.PHONY: setup demo demo-causal-lm test test-ort-training browser-packages browser-test faults lint bench clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,21 @@ test: lint $(EXAMPLE)/eval.jsonl
 # onnxruntime-training shares a module name with onnxruntime, so its tests have an environment of their own.
 test-ort-training:
 	PYTHON=$(PYTHON) tests/export/ort_training/run.sh
+
+# The libraries of the page /device, by their hashes in package-lock.json, and what drives a browser in its tests.
+BROWSER_DEVICE := server/quadloom_server/browser_device
+browser-packages: $(BROWSER_DEVICE)/node_modules/.package-lock.json
+
+$(BROWSER_DEVICE)/node_modules/.package-lock.json: $(BROWSER_DEVICE)/package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund --prefix $(BROWSER_DEVICE)
+	touch $@
+
+# A tab of a real Chromium beside Python devices; needs Node.js from version 20 on and Debian's chromium, and says what
+# was skipped where they are not. `make browser-test PICTURE=docs/browser-device.png` keeps a picture of the page.
+PICTURE :=
+browser-test: setup
+	-$(MAKE) browser-packages
+	$(BIN)/python -m pytest -q -rs tests/browser $(if $(PICTURE),--picture $(PICTURE))
 
 # A hundred seeded schedules of deaths and broken links; some minutes on two cores. One again: --seed N.
 faults: setup

@@ -4,6 +4,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
@@ -48,12 +49,14 @@ def run_server(
     certificate: Certificate | None,
     background: BackgroundWorker,
     limits: Limits,
+    browser_packages: Path,
     exit_when_finished: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM, or until the task is finished if so wanted.
 
     Args:
         certificate: what to serve TLS with, None for plain HTTP.
+        browser_packages: libraries of the page that makes a browser a device.
 
     Raises:
         Exception: what made a round impossible to close, or the database unusable, such as a `QuadloomError`.
@@ -76,7 +79,7 @@ def run_server(
         server.should_exit = True
 
     config = uvicorn.Config(
-        create_app(rounds, limits=limits, tick=tick, on_damage=end_with),
+        create_app(rounds, limits=limits, browser_packages=browser_packages, tick=tick, on_damage=end_with),
         http=protocol_with_patience(header_timeout_s=limits.header_timeout_s, read_timeout_s=limits.read_timeout_s),
         limit_concurrency=limits.max_connections,
         ws="none",

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,6 +20,7 @@ from quadloom_server.api.admin import admin_routes
 from quadloom_server.api.authentication import Authentication
 from quadloom_server.api.blobs import BlobCatalogue, blob_routes
 from quadloom_server.api.body_limit import BodyLimit
+from quadloom_server.api.browser_device import INSTALLED_PACKAGES, browser_device_routes
 from quadloom_server.api.devices import device_routes
 from quadloom_server.api.rate_limit import AddressRate, DeviceRate
 from quadloom_server.api.refusals import install_refusals
@@ -42,6 +44,7 @@ def create_app(
     rounds: Rounds,
     *,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    browser_packages: Path = INSTALLED_PACKAGES,
     tick: Callable[[], None] | None = None,
     on_damage: Callable[[DamagedDatabaseError], None] = lambda _error: None,
 ) -> FastAPI:
@@ -50,6 +53,7 @@ def create_app(
     Args:
         rounds: the task; started by the caller.
         limits: what one client may take.
+        browser_packages: libraries of the page that makes a browser a device.
         tick: called a few times a second, in a thread; None for the rounds' own.
         on_damage: told when a request finds the database damaged.
     """
@@ -74,6 +78,7 @@ def create_app(
     app.include_router(device_routes(rounds))
     app.include_router(admin_routes(rounds))
     app.include_router(blob_routes(BlobCatalogue(rounds.family, rounds.state)))
+    app.include_router(browser_device_routes(browser_packages))
 
     @app.get("/v1/task")
     def task() -> TaskStatus:

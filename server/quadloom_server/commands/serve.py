@@ -71,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve http:// also beyond this machine: everybody on the way can read and alter what is sent",
     )
     parser.add_argument("--database-url", metavar="URL", help="SQLAlchemy URL (default: SQLite in the state folder)")
+    parser.add_argument(
+        "--browser-packages", type=Path, metavar="DIR", help="node_modules folder of the page /device, made by `npm ci`"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of the evaluation (default %(default)s)")
     parser.add_argument(
         "--exit-when-finished", action="store_true", help="end after the last round, once every device was told"
@@ -86,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped."""
     import time
 
+    from quadloom_server.api.browser_device import INSTALLED_PACKAGES
     from quadloom_server.family import open_family
     from quadloom_server.rounds.assigning import check_settings
     from quadloom_server.rounds.background import BackgroundWorker
@@ -132,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
                 certificate=certificate,
                 background=background,
                 limits=limits,
+                browser_packages=arguments.browser_packages or INSTALLED_PACKAGES,
                 exit_when_finished=arguments.exit_when_finished,
             )
         finally:

@@ -1,0 +1,15 @@
+/** An error for people: what was wrong with which value, and what to do about it. */
+export class QuadloomError extends Error {
+  constructor(cause, remedy) {
+    super(`${cause}; ${remedy}`);
+    this.name = "QuadloomError";
+  }
+}
+
+/** A training step needed more memory than the person allows, or than the browser has. */
+export class StepOutOfMemoryError extends QuadloomError {
+  constructor(member, detail) {
+    super(`member ${member} does not fit: ${detail}`, "the server assigns a smaller one");
+    this.name = "StepOutOfMemoryError";
+  }
+}

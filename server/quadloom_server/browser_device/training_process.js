@@ -1,0 +1,28 @@
+/** Runs the training of one assignment in a fresh worker and waits for its end. */
+
+const CHECKPOINT_EVERY_S = 10;
+
+/**
+ * The outcome of a job, or the report of its failure, of whatever kind.
+ *
+ * @param {object} job what training_worker.js takes
+ * @param {{onStep: (step: object) => void, stopped: AbortSignal}} options
+ * @returns {Promise<{kind: "trained" | "failed"}>}
+ */
+export async function trainInWorker(job, { onStep, stopped }) {
+  const worker = new Worker(new URL("./training_worker.js", import.meta.url), { type: "module" });
+  try {
+    return await new Promise((resolve, reject) => {
+      stopped.addEventListener("abort", () => reject(stopped.reason), { once: true });
+      worker.onmessage = ({ data }) => (data.kind === "stepped" ? onStep(data) : resolve(data));
+      worker.onerror = (event) => {
+        event.preventDefault();
+        const message = `the training worker ended: ${event.message ?? "it could not be started"}`;
+        resolve({ kind: "failed", report: { kind: /memory/i.test(message) ? "out-of-memory" : "other", message } });
+      };
+      worker.postMessage({ ...job, checkpointEveryS: CHECKPOINT_EVERY_S });
+    });
+  } finally {
+    worker.terminate();
+  }
+}
