@@ -1,0 +1,16 @@
+package org.quadloom.core;
+
+/** What went wrong with which value, and what to do about it; both are for people. */
+public class QuadloomException extends Exception {
+  private final String remedy;
+
+  public QuadloomException(String cause, String remedy) {
+    super(cause + "; " + remedy);
+    this.remedy = remedy;
+  }
+
+  /** What to do about it. */
+  public String remedy() {
+    return remedy;
+  }
+}
