@@ -39,7 +39,7 @@ final class TokenRow {
     for (int i = start; i < start + length; i++) {
       boolean isText = i < place;
       data.inputIds[i] = isText ? data.inputIds[i] : padId;
-      data.attentionMask[i] = isText ? 1 : 0;
+      data.attentionMask[i] = (byte) (isText ? 1 : 0);
       data.tokenTypeIds[i] = isText ? 0 : padTypeId;
     }
   }
