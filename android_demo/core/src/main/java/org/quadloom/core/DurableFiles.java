@@ -24,10 +24,22 @@ final class DurableFiles {
 
   /** Write a file so that it has either the old or the new content, never a part. */
   static void write(File file, byte[] content) throws QuadloomException {
+    write(file, content, false);
+  }
+
+  /** The same, and only its owner can read it. */
+  static void writePrivate(File file, byte[] content) throws QuadloomException {
+    write(file, content, true);
+  }
+
+  private static void write(File file, byte[] content, boolean isPrivate) throws QuadloomException {
     makeFolder(file.getParentFile());
     File unfinished = new File(file.getPath() + UNFINISHED_SUFFIX);
     try {
       try (FileOutputStream out = new FileOutputStream(unfinished)) {
+        if (isPrivate && !(unfinished.setReadable(false, false) && unfinished.setReadable(true, true))) {
+          throw new IOException("it cannot be kept from others");
+        }
         out.write(content);
         out.getFD().sync();
       }

@@ -125,15 +125,23 @@ final class ServerClient {
               "blob " + sha256 + " was sent with more than its " + largestBytes + " bytes",
               "check the server's family with `quadloom inspect DIR --verify`, or a proxy in between");
         }
-        out.write(chunk, 0, read);
+        write(out, chunk, read, partial);
         traffic.downBytes += read;
         stop.check();
       }
-      out.getFD().sync();
     }
     String stated = answer.getHeaderField("Content-Length");
     if (stated != null && !stated.equals(String.valueOf(size - kept))) {
       throw new IOException("the connection ended after " + (size - kept) + " of " + stated + " bytes");
+    }
+  }
+
+  /** A full storage is no matter of the server, and not to be tried again for long. */
+  private static void write(FileOutputStream out, byte[] chunk, int size, File file) throws QuadloomException {
+    try {
+      out.write(chunk, 0, size);
+    } catch (IOException error) {
+      throw DurableFiles.failed(file, error);
     }
   }
 

@@ -42,6 +42,9 @@ final class SignedHttp {
       HttpURLConnection answer = sendOnce(method, path, content, headers);
       if (answer.getResponseCode() == HttpURLConnection.HTTP_UNAUTHORIZED) {
         Refusal refusal = Refusal.read(errorBody(answer));
+        if (refusal.code.equals("replayed-request")) { // the platform has repeated it by itself
+          throw new TryAgainException(refusal.cause, 0);
+        }
         if (refusal.serverTimeS == null) {
           throw new RefusedException(HttpURLConnection.HTTP_UNAUTHORIZED, refusal);
         }
