@@ -1,13 +1,9 @@
 package org.quadloom.core;
 
-import java.util.regex.Pattern;
-
 /** The server's answers to a device, read from untrusted bytes. */
 final class Answers {
   private static final int DEEPEST = 8;
   private static final double LONGEST_RETRY_AFTER_S = 7 * 86_400;
-  /** It becomes a part of addresses and of signed fields. */
-  private static final Pattern DEVICE_ID = Pattern.compile("[A-Za-z0-9-]{1,64}");
 
   private Answers() {}
 
@@ -18,10 +14,7 @@ final class Answers {
     final String manifestSignature;
 
     private Enrolled(JsonFields fields) throws JsonException {
-      deviceId = fields.string("device_id");
-      if (!DEVICE_ID.matcher(deviceId).matches()) {
-        throw fields.wrong("device_id", "letters, digits and dashes");
-      }
+      deviceId = BlobReferences.id(fields, "device_id");
       manifestSha256 = BlobReferences.sha256(fields, "manifest_sha256");
       manifestSignature = fields.stringOrNull("manifest_signature");
     }

@@ -25,7 +25,7 @@ final class Assignment {
 
   Assignment(JsonFields fields) throws JsonException {
     fields.integer("schema_version", 1, 1);
-    assignmentId = fields.string("assignment_id");
+    assignmentId = BlobReferences.id(fields, "assignment_id");
     fields.string("task_id");
     roundIndex = fields.integer("round_index", 1, Integer.MAX_VALUE);
     member = ManifestReader.key(fields.object("member"), MOST_LAYERS);

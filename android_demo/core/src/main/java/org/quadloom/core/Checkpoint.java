@@ -1,5 +1,6 @@
 package org.quadloom.core;
 
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -65,7 +66,7 @@ final class Checkpoint {
       (isParameter ? found.parameters : found.optimizerState).put(name, entry.getValue());
     }
     try {
-      found.readFigures(file.metadata.get(FIGURES).getBytes(java.nio.charset.StandardCharsets.UTF_8));
+      found.readFigures(file.metadata.get(FIGURES).getBytes(StandardCharsets.UTF_8));
     } catch (JsonException error) {
       throw new QuadloomException("the checkpoint is damaged: " + error.getMessage(), "let the device train again");
     }

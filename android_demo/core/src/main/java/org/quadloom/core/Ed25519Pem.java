@@ -2,6 +2,7 @@ package org.quadloom.core;
 
 import java.util.Arrays;
 import java.util.Base64;
+import java.util.Locale;
 
 /** Ed25519 keys as PEM, as OpenSSL and {@code quadloom keys} write them (RFC 8410). */
 final class Ed25519Pem {
@@ -46,7 +47,7 @@ final class Ed25519Pem {
       }
     }
     throw new QuadloomException(
-        source + " holds no unencrypted Ed25519 " + kind.toLowerCase(java.util.Locale.ROOT) + " in PEM",
+        source + " holds no unencrypted Ed25519 " + kind.toLowerCase(Locale.ROOT) + " in PEM",
         "make a pair of keys with `quadloom keys FILE`");
   }
 }

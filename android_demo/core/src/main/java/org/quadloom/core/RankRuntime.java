@@ -17,12 +17,20 @@ final class RankRuntime implements StepRuntime {
   private final int rank;
   private final Map<String, ParameterSpec> table = new HashMap<>();
 
-  /** @param table the family's parameter table, at the graph's rank */
-  RankRuntime(StepRuntime runtime, List<ParameterSpec> table, int rank) {
+  private final Map<String, long[]> ownShapes = new HashMap<>();
+
+  /**
+   * @param table the family's parameter table, at the graph's rank
+   * @throws QuadloomException it cannot be trained at this rank
+   */
+  RankRuntime(StepRuntime runtime, List<ParameterSpec> table, int rank) throws QuadloomException {
     this.runtime = runtime;
     this.rank = rank;
     for (ParameterSpec row : table) {
       this.table.put(row.name, row);
+    }
+    for (ParameterSpec row : AdapterRanks.rowsAtRank(table, rank)) {
+      ownShapes.put(row.name, row.shape);
     }
   }
 
@@ -37,7 +45,7 @@ final class RankRuntime implements StepRuntime {
     Map<String, FloatTensor> cut = new LinkedHashMap<>();
     for (Map.Entry<String, FloatTensor> entry : result.gradients.entrySet()) {
       ParameterSpec row = table.get(entry.getKey());
-      cut.put(row.name, resized(row, entry.getValue(), AdapterRanks.rowsAtRank(only(row), rank).get(0).shape));
+      cut.put(row.name, resized(row, entry.getValue(), ownShapes.get(row.name)));
     }
     return new StepResult(result.loss, result.correct, result.examples, cut);
   }
@@ -63,9 +71,5 @@ final class RankRuntime implements StepRuntime {
       }
     }
     return new FloatTensor(shape, values);
-  }
-
-  private static List<ParameterSpec> only(ParameterSpec row) {
-    return java.util.Collections.singletonList(row);
   }
 }

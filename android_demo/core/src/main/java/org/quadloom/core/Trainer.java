@@ -1,5 +1,6 @@
 package org.quadloom.core;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
 import java.util.HashMap;
@@ -125,7 +126,7 @@ final class Trainer {
         throw diverged("the gradient of layer " + entry.getKey() + " in step " + (at.step + 1), norm);
       }
       if (!at.gradientNorms.containsKey(entry.getKey())) {
-        at.gradientNorms.put(entry.getKey(), new java.util.ArrayList<Double>());
+        at.gradientNorms.put(entry.getKey(), new ArrayList<Double>());
       }
       at.gradientNorms.get(entry.getKey()).add(norm);
     }
