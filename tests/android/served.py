@@ -119,6 +119,18 @@ class JavaDevice:
     def __init__(self, process: "subprocess.Popen[str]", task: ServedTask) -> None:
         self._process, self._task = process, task
 
+    def events_until(self, kind: str) -> list[Event]:
+        """What it says until one of this kind; then it is ended."""
+        said: list[Event] = []
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said.append(json.loads(line))
+            if said[-1]["event"] == kind:
+                break
+        self._process.kill()
+        self._process.communicate()
+        return said
+
     def events(self) -> tuple[int, list[Event]]:
         """Wait for its end: the exit status and what it said."""
         give_up_at_s = time.monotonic() + PATIENCE_S
