@@ -11,7 +11,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it: te
 import pytest
 from tests.android.java_classes import CORE, compile_java
 
-WORDS = ("good", "great", "fine", "bad", "awful", "poor", "film", "plot", "scene", "act", "##or", "##s", "un", "##even", "the", "!")
+WORDS = (
+    "good",
+    "great",
+    "fine",
+    "bad",
+    "awful",
+    "poor",
+    "film",
+    "plot",
+    "scene",
+    "act",
+    "##or",
+    "##s",
+    "un",
+    "##even",
+    "the",
+    "!",
+)
 
 
 @pytest.fixture(scope="session")

@@ -84,10 +84,14 @@ class ServedTask:
         }
         path = self.work / "java-settings.json"
         path.write_text(json.dumps(fields))
-        return JavaDevice(subprocess.Popen(
-            ["java", "-Xmx256m", "-cp", class_path, "org.quadloom.core.DeviceProgram", str(path)],
-            stdout=subprocess.PIPE, text=True,
-        ), self)
+        return JavaDevice(
+            subprocess.Popen(
+                ["java", "-Xmx256m", "-cp", class_path, "org.quadloom.core.DeviceProgram", str(path)],
+                stdout=subprocess.PIPE,
+                text=True,
+            ),
+            self,
+        )
 
     def python_device(self, data: Path, *, options: dict[str, object]) -> list[Event]:
         """Let a Python device take part until the task is finished; what it recorded."""

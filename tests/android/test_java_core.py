@@ -20,9 +20,7 @@ def junit() -> str:
     """Class path of JUnit 4."""
     if shutil.which("apt-get") is None:
         pytest.skip("NO JUNIT TEST WAS RUN: there is no apt-get to fetch Debian's junit4 with")
-    done = subprocess.run(
-        [CORE / "fetch_junit.sh", UNPACKED], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([CORE / "fetch_junit.sh", UNPACKED], capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         pytest.skip(f"NO JUNIT TEST WAS RUN: Debian's junit4 is not installed and cannot be fetched: {done.stderr}")
     return done.stdout.strip()
@@ -38,9 +36,9 @@ def test_java_agrees_with_numpy_tokenizers_safetensors_torch_and_cryptography(
     class_path = os.pathsep.join((str(java), junit))
     compile_java(sorted((CORE / "src/test").rglob("*.java")), classes, class_path=class_path)
     names = [f"org.quadloom.core.{each}" for each in TESTS]
+    runner = ["java", "-cp", f"{classes}{os.pathsep}{class_path}", f"-Dquadloom.vectors={vectors}"]
     done = subprocess.run(
-        ["java", "-cp", f"{classes}{os.pathsep}{class_path}", f"-Dquadloom.vectors={vectors}"]
-        + ["org.junit.runner.JUnitCore", *names],
+        [*runner, "org.junit.runner.JUnitCore", *names],
         capture_output=True,
         text=True,
         timeout=300,

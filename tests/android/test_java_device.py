@@ -66,12 +66,12 @@ def test_three_rounds_have_the_losses_and_the_adapter_of_a_python_device(
 def test_a_server_that_dies_after_it_counted_an_update_gets_none_twice(
     tmp_path: Path, word_piece_family: Path, reviews: Path, device_program: str
 ) -> None:
-    crashes = ("update-counted-before-answer:2", "blob-half-served:1")
+    crashes = ("update-counted-before-answer:2", "assignment-committed-before-answer:1")
     with ServedTask(word_piece_family, tmp_path, options={"--local-epochs": 1}, crashes=crashes) as task:
         status, said = task.java_device(device_program, reviews, enrolment_token=task.token()).events()
         died_at = task.server.died_at
     assert status == 0, said
-    assert died_at[0] == "update-counted-before-answer"
+    assert died_at == ["update-counted-before-answer", "assignment-committed-before-answer"]
     assert [line.split(",")[0] for line in lines(said, "reported")] == [
         "round 1: accepted",
         "round 2: duplicate",

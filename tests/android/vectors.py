@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - letters that look alike are the point
 """What the Python packages give, for the Java code to be held against: made anew for every run of the tests."""
 
 import base64
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -15,13 +17,55 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from quadloom_runtime.class_balance import balanced_order
 from quadloom_runtime.data import epoch_order
+from quadloom_runtime.engines.onnx_files import UnsafeGraphError, check_graph_files
 
 Case = dict[str, Any]
 LENGTH = 16
 PIECES = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] the film is un ##watch ##able , . ! ' - scene ##s scène ##e e σας Σ σ 中 文 a A B b "
-    "##b ##a ##c naïve naive i i̇ ı ß ##ß 🎬 c ##🎬"
-).split()
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "film",
+    "is",
+    "un",
+    "##watch",
+    "##able",
+    ",",
+    ".",
+    "!",
+    "'",
+    "-",
+    "scene",
+    "##s",
+    "scène",
+    "##e",
+    "e",
+    "σας",
+    "Σ",
+    "σ",
+    "中",
+    "文",
+    "a",
+    "A",
+    "B",
+    "b",
+    "##b",
+    "##a",
+    "##c",
+    "naïve",
+    "naive",
+    "i",
+    "i̇",
+    "ı",
+    "ß",
+    "##ß",
+    "🎬",
+    "c",
+    "##🎬",
+)
 TEXTS = (
     "",
     " ",
@@ -55,6 +99,7 @@ def write_vectors(folder: Path) -> None:
         "tensors": _tensors(folder / "tensors.safetensors"),
         "signatures": _signatures(),
         "json": _json(),
+        "graphs": _graphs(folder / "graphs"),
     }
     for name, cases in found.items():
         (folder / f"{name}.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
@@ -91,7 +136,7 @@ def _tokens() -> list[Case]:
 
 
 def _tokenized(normalizer: Any, processor: Any) -> Case:
-    vocabulary = {piece: place for place, piece in enumerate(dict.fromkeys(PIECES))}
+    vocabulary = {piece: place for place, piece in enumerate(PIECES)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer, tokenizer.post_processor = normalizer, processor
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -99,9 +144,7 @@ def _tokenized(normalizer: Any, processor: Any) -> Case:
     tokenizer.enable_truncation(LENGTH)
     tokenizer.enable_padding(length=LENGTH)
     rows = [(text, tokenizer.encode(text)) for text in TEXTS]
-    texts = [
-        {"text": text, "ids": row.ids, "mask": row.attention_mask, "types": row.type_ids} for text, row in rows
-    ]
+    texts = [{"text": text, "ids": row.ids, "mask": row.attention_mask, "types": row.type_ids} for text, row in rows]
     return {"tokenizer": tokenizer.to_str(), "length": LENGTH, "texts": texts}
 
 
@@ -111,10 +154,13 @@ def _characters() -> list[Case]:
     known = [
         code
         for code in range(0x110000)
-        if old.category(chr(code)) not in ("Cn", "Cs", "Co") and old.category(chr(code)) == unicodedata.category(chr(code))
+        if old.category(chr(code)) not in ("Cn", "Cs", "Co")
+        and old.category(chr(code)) == unicodedata.category(chr(code))
     ]
     # One of many letters that no table tells apart.
-    characters = [code for code in known if not 0x3400 < code < 0x9F00 and not 0xAC00 < code < 0xD700 and code < 0x20010]
+    characters = [
+        code for code in known if not 0x3400 < code < 0x9F00 and not 0xAC00 < code < 0xD700 and code < 0x20010
+    ]
     cases = []
     for uncased in (True, False):
         normalizer = normalizers.BertNormalizer(lowercase=uncased)
@@ -184,7 +230,7 @@ def _json() -> list[Case]:
     values: list[Any] = [
         None,
         [True, False, []],
-        {"": {}, "ä\"\\\n\u0001🎬": "/"},
+        {"": {}, 'ä"\\\n\u0001🎬': "/"},
         [0, -1, 10**17, 1.5, -2.5e-300, 1e22, 0.1],
     ]
     return [
@@ -193,3 +239,44 @@ def _json() -> list[Case]:
         for is_ascii in (True, False)
         for indent in (None, 1)
     ]
+
+
+def _graphs(folder: Path) -> list[Case]:
+    """A graph with a tensor in its weights file, and copies of it with bytes altered or another place stated."""
+    folder.mkdir()
+    weights = folder / "weights.bin"
+    weights.write_bytes(bytes(64))
+    whole = _graph(location="weights.bin", offset="32", length="32")
+    contents = [whole, b"", whole[:-1], _graph(offset="0", length="64"), _graph(location="weights.bin")]
+    contents += [_graph(location=place, offset="0", length="8") for place in ("../device.key", "/etc/passwd")]
+    contents += [_graph(location="weights.bin", offset=offset, length="8") for offset in ("64", "-1", "1e1", "")]
+    random = np.random.default_rng(5)
+    for _ in range(300):
+        altered = bytearray(whole)
+        for place in random.integers(len(whole), size=random.integers(1, 4)):
+            altered[place] = random.integers(256)
+        contents.append(bytes(altered))
+    cases = []
+    for number, content in enumerate(contents):
+        path = folder / f"{number}.onnx"
+        path.write_bytes(content)
+        try:
+            check_graph_files(path, weights)
+        except UnsafeGraphError:
+            is_safe = False
+        else:
+            is_safe = True
+        cases.append({"graph": f"graphs/{path.name}", "is_safe": is_safe})
+    return cases
+
+
+def _graph(**external: str) -> bytes:
+    inside = onnx.numpy_helper.from_array(np.zeros(8, np.float32), "weight")
+    inside.ClearField("raw_data")
+    inside.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in external.items():
+        inside.external_data.add(key=key, value=value)
+    value = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (8,))
+    node = onnx.helper.make_node("Identity", ["weight"], ["y"])
+    graph = onnx.helper.make_graph([node], "tiny", [], [value], [inside])
+    return bytes(onnx.helper.make_model(graph).SerializeToString())

@@ -93,6 +93,11 @@ final class AssignmentWork {
   }
 
   private MeasuredRuntime open(Assignment assignment, Manifest manifest, Member member) throws QuadloomException {
+    for (BlobReference blob : runtimes.filesFor(manifest, member)) {
+      if (blob.path.endsWith(".onnx")) {
+        OnnxGraphFile.check(family.files.path(blob), family.files.path(manifest.weights(member.key.format)));
+      }
+    }
     StepRuntime runtime = runtimes.open(manifest, member, family.files, settings.threads);
     if (assignment.rank != manifest.loraRank) {
       runtime = new RankRuntime(runtime, manifest.parameters, assignment.rank);

@@ -17,7 +17,12 @@ final class Vectors {
   }
 
   static byte[] bytes(String name) throws IOException {
-    return Files.readAllBytes(new File(FOLDER, name).toPath());
+    return Files.readAllBytes(file(name).toPath());
+  }
+
+  /** A file beside the cases. */
+  static File file(String name) {
+    return new File(FOLDER, name);
   }
 
   static int[] integers(JsonFields fields, String name) throws JsonException {

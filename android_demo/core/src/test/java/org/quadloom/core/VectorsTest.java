@@ -5,7 +5,9 @@ import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertTrue;
 
+import java.io.File;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.util.Arrays;
 import java.util.Base64;
 import java.util.Collections;
@@ -98,8 +100,7 @@ public final class VectorsTest {
     assertEquals(expected.object("metadata").string("report"), found.metadata.get("report"));
     SafeTensors again = SafeTensors.read(found.write(), "the copy");
     assertEquals(found.metadata, again.metadata);
-    java.nio.file.Files.write(
-        java.nio.file.Paths.get(System.getProperty("quadloom.vectors"), "written.safetensors"), found.write());
+    Files.write(Vectors.file("written.safetensors").toPath(), found.write());
   }
 
   @Test
@@ -134,6 +135,24 @@ public final class VectorsTest {
       }
       assertFalse(Ed25519.verify(key, Arrays.copyOf(message, message.length + 1), signature));
     }
+  }
+
+  @Test
+  public void graphsThatReachForOtherFilesAreRefusedAsInPython() throws Exception {
+    int safe = 0;
+    for (JsonFields each : Vectors.cases("graphs")) {
+      File graph = Vectors.file(each.string("graph"));
+      boolean isSafe;
+      try {
+        OnnxGraphFile.check(graph, new File(graph.getParentFile(), "weights.bin"));
+        isSafe = true;
+      } catch (QuadloomException error) {
+        isSafe = false;
+      }
+      assertEquals(graph.getName(), each.bool("is_safe", false), isSafe);
+      safe += isSafe ? 1 : 0;
+    }
+    assertTrue(safe > 0);
   }
 
   private static FloatTensor tensor(float[] values) {
