@@ -11,7 +11,7 @@ import httpx
 from tests.faults.link import Link, LinkFault
 from tests.faults.supervised import Supervised, quadloom
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 POLL_S = 0.05
 Event = dict[str, Any]
 
