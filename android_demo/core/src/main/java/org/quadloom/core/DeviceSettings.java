@@ -2,7 +2,7 @@ package org.quadloom.core;
 
 /**
  * What kind of device this is, and whom it works for. Set what differs from the defaults, then hand it to
- * {@link DeviceLoop}, which checks it.
+ * {@link DeviceLoop}; what is wrong is refused by it or by the server, which names the value.
  */
 public final class DeviceSettings {
   /** Address of {@code quadloom serve}, {@code https://HOST:PORT}. */
