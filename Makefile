@@ -88,3 +88,8 @@ bench: setup
 
 clean:
 	rm -rf build $(VENV) .venv-ort-training
+
+# The Java core of the Android app on a desktop's Java: JUnit against vectors from Python, devices against a real server.
+.PHONY: android-test
+android-test: setup
+	$(BIN)/python -m pytest -q -rs tests/android
