@@ -89,6 +89,11 @@ bench: setup
 clean:
 	rm -rf build $(VENV) .venv-ort-training
 
+# An APK from Debian and npm packages, without the Android SDK: build/android/quadloom.apk.
+.PHONY: android-apk
+android-apk:
+	android_demo/tools/build_offline.sh build/android
+
 # The Java core of the Android app on a desktop's Java: JUnit against vectors from Python, devices against a real server.
 .PHONY: android-test
 android-test: setup

@@ -1,0 +1,4 @@
+package com.facebook.jni;
+
+/** Base of Java classes that are C++ objects themselves. */
+public abstract class HybridClassBase extends HybridData {}

@@ -1,0 +1,7 @@
+package ai.onnxruntime;
+
+/** Signature only. */
+public interface OnnxValue extends AutoCloseable {
+  @Override
+  void close();
+}

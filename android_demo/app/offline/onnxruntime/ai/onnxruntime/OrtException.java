@@ -1,0 +1,4 @@
+package ai.onnxruntime;
+
+/** Signature only. */
+public class OrtException extends Exception {}
