@@ -75,6 +75,7 @@ make_environment() {
     printf 'home = %s\ninclude-system-site-packages = false\n' "$work/userland/usr/bin" > "$device/pyvenv.cfg"
     cat > "$device/bin/python" << END
 #!/bin/sh
+unset PYTHONPATH # the native interpreter's
 exec "$work/emulator/usr/bin/qemu-aarch64" -L "$work/userland" -0 "\$0" "$work/userland/usr/bin/python3.11" "\$@"
 END
     chmod +x "$device/bin/python"

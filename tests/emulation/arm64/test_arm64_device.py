@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -20,8 +21,12 @@ from quadloom_runtime.emulation.processes import Child, Processes
 NATIVE = [sys.executable, "-m", "quadloom_runtime"]
 PATIENCE_S = 500.0
 TOLERANCE = 1e-4
+LARGEST_PAGE = 65_536
+"""Bytes; a Raspberry Pi 5 has pages of 16 KiB, other boards of 4 or 64 KiB. The emulator has those of its host."""
+LOADED_SEGMENT = b"\x01\0\0\0"
 UPDATES = """
-    SELECT devices.name, updates.examples, updates.blob_sha256 FROM updates JOIN devices ON devices.id = updates.device_id
+    SELECT devices.name, updates.examples, updates.blob_sha256
+    FROM updates JOIN devices ON devices.id = updates.device_id
 """
 
 
@@ -142,11 +147,26 @@ def accepted(state: Path) -> dict[str, Update]:
     return {name: Update(count, load_file(state / "blobs" / sha256[:2] / sha256)) for name, count, sha256 in rows}
 
 
+def segment_alignments(library: Path) -> set[int]:
+    """By how many bytes the parts of an ELF file must be aligned that are mapped."""
+    content = library.read_bytes()
+    (first,) = struct.unpack_from("<Q", content, 0x20)
+    size, count = struct.unpack_from("<HH", content, 0x36)
+    headers = [content[first + place * size :][:size] for place in range(count)]
+    return {struct.unpack_from("<Q", each, 0x30)[0] for each in headers if each[:4] == LOADED_SEGMENT}
+
+
 def test_python_and_its_children_run_on_emulated_arm64(emulated_programs: Path) -> None:
-    command = "import subprocess, sys, platform; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
-    child = "import platform; print(platform.machine())"
-    done = subprocess.run([emulated_programs / "python", "-c", command, child], capture_output=True, text=True, check=True)
-    assert done.stdout == "aarch64\n"
+    command = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    words = [emulated_programs / "python", "-c", command, "import platform; print(platform.machine())"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "aarch64\n"
+
+
+def test_every_library_can_be_mapped_in_the_pages_of_any_board(emulated_programs: Path) -> None:
+    installed = [path for path in (emulated_programs.parent / "lib").rglob("*.so*") if path.is_file()]
+    assert {path.name.partition(".")[0] for path in installed} >= {"onnxruntime_pybind11_state", "tokenizers", "_rust"}
+    too_small = [path.name for path in installed if any(each % LARGEST_PAGE for each in segment_alignments(path))]
+    assert not too_small
 
 
 def test_the_arm64_device_takes_part_in_a_round_of_a_signed_family(trained_round: Round) -> None:
