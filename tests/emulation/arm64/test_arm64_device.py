@@ -28,6 +28,12 @@ UPDATES = """
     SELECT devices.name, updates.examples, updates.blob_sha256
     FROM updates JOIN devices ON devices.id = updates.device_id
 """
+PROGRAMS = Path(os.environ.get("QUADLOOM_ARM64", ""))
+"""Folder of the emulated `python` and `quadloom`."""
+
+pytestmark = pytest.mark.skipif(
+    not PROGRAMS.name, reason="no emulated arm64 here: run.sh beside this file makes it, `make arm64-test` runs it"
+)
 
 
 @dataclass(frozen=True)
@@ -59,18 +65,7 @@ class Round:
 
 
 @pytest.fixture(scope="module")
-def emulated_programs() -> Path:
-    """Folder of the emulated `python` and `quadloom`."""
-    folder = os.environ.get("QUADLOOM_ARM64")
-    if folder is None:
-        pytest.skip("no emulated arm64 here: run.sh beside this file makes it, `make arm64-test` runs it")
-    return Path(folder)
-
-
-@pytest.fixture(scope="module")
-def trained_round(
-    emulated_programs: Path, tiny_family: Path, separable_text: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Round:
+def trained_round(tiny_family: Path, separable_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Round:
     """One round of a signed family of the member d02-q01 alone: one layer keeps its stash in INT8, one in float32."""
     work = tmp_path_factory.mktemp("arm64")
     family, key = work / "family", work / "family.key"
@@ -78,7 +73,7 @@ def trained_round(
     shape = "--num-labels 2 --depths 2 --quantized 1 --rank 4 --batch-size 8 --sequence-length 8 --formats onnx"
     model = tiny_family.parent / "model"
     quadloom("export", str(model), *shape.split(), "--signing-key", str(key), "--out", str(family))
-    programs = {"native": NATIVE, "arm64": [str(emulated_programs / "quadloom")]}
+    programs = {"native": NATIVE, "arm64": [str(PROGRAMS / "quadloom")]}
     with Processes(work) as processes:
         server = processes.start("server", serve_arguments(family, work / "state", separable_text))
         url = until(lambda: address(server), server)
@@ -156,14 +151,14 @@ def segment_alignments(library: Path) -> set[int]:
     return {struct.unpack_from("<Q", each, 0x30)[0] for each in headers if each[:4] == LOADED_SEGMENT}
 
 
-def test_python_and_its_children_run_on_emulated_arm64(emulated_programs: Path) -> None:
+def test_python_and_its_children_run_on_emulated_arm64() -> None:
     command = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
-    words = [emulated_programs / "python", "-c", command, "import platform; print(platform.machine())"]
+    words = [PROGRAMS / "python", "-c", command, "import platform; print(platform.machine())"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "aarch64\n"
 
 
-def test_every_library_can_be_mapped_in_the_pages_of_any_board(emulated_programs: Path) -> None:
-    installed = [path for path in (emulated_programs.parent / "lib").rglob("*.so*") if path.is_file()]
+def test_every_library_can_be_mapped_in_the_pages_of_any_board() -> None:
+    installed = [path for path in (PROGRAMS.parent / "lib").rglob("*.so*") if path.is_file()]
     assert {path.name.partition(".")[0] for path in installed} >= {"onnxruntime_pybind11_state", "tokenizers", "_rust"}
     too_small = [path.name for path in installed if any(each % LARGEST_PAGE for each in segment_alignments(path))]
     assert not too_small
