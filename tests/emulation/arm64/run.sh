@@ -55,14 +55,18 @@ fetch_packages() {
     [ "$work/.packages" -nt "$packages" ] && return
     configure_apt
     rm -rf "$work/emulator" "$work/userland"
+    mkdir -p "$work/emulator"
     cd "$work/packages"
     while read -r sha256 name version architecture; do
         file=${name}_$(echo "$version" | sed 's/:/%3a/')_$architecture.deb
         [ -e "$file" ] || apt-get download -qq "$name:$architecture=$version" ||
             stop "Debian has no $name $version any more: put what it has into $packages"
         echo "$sha256  $file" | sha256sum --quiet --check || stop "$work/packages/$file is not what $packages names"
-        if [ "$architecture" = arm64 ]; then target=$work/userland; else target=$work/emulator; fi
-        dpkg-deb --extract "$file" "$target"
+        if [ "$architecture" = arm64 ]; then
+            dpkg-deb --extract "$file" "$work/userland"
+        else # of the emulators, one for each processor that there is, only this one
+            dpkg-deb --fsys-tarfile "$file" | tar --extract --directory "$work/emulator" ./usr/bin/qemu-aarch64
+        fi
     done < "$packages"
     cd "$root"
     touch "$work/.packages"
