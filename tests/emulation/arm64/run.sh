@@ -29,7 +29,7 @@ check_machine() {
 
 # A second apt beside the system's, with lists of its own: Debian 13 for the emulator, Debian 12 for what it runs.
 configure_apt() {
-    mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Created-By: Packages' | head -n 1)}
+    mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Label: Debian' 'Created-By: Packages' | head -n 1)}
     [ -n "$mirror" ] || stop "apt knows no Debian mirror: give its address as DEBIAN_MIRROR"
     mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial" "$work/packages"
     : > "$work/apt/status"

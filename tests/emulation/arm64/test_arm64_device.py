@@ -61,7 +61,6 @@ class Round:
 
     told: dict[str, Told]
     updates: dict[str, Update]
-    server_said: str
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +96,7 @@ def trained_round(tiny_family: Path, separable_text: Path, tmp_path_factory: pyt
         for child in processes.children[::-1]:
             until(lambda child=child: child.process.poll() is not None, child)
             assert child.process.returncode == 0, child.log.read_text()
-        return Round(
-            told={name: recorded(work / f"{name}.jsonl") for name in programs},
-            updates=accepted(work / "state"),
-            server_said=server.log.read_text(),
-        )
+        return Round({name: recorded(work / f"{name}.jsonl") for name in programs}, accepted(work / "state"))
 
 
 def serve_arguments(family: Path, state: Path, text: Path) -> list[str]:
