@@ -14,7 +14,8 @@ export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_VERBOSITY := error
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: setup demo demo-causal-lm test test-ort-training browser-packages browser-test faults lint bench clean
+.PHONY: setup demo demo-causal-lm test test-ort-training android-apk android-test browser-packages browser-test arm64-test faults \
+	lint bench clean
 
 setup: $(STAMP)
 
@@ -58,6 +59,15 @@ test: lint $(EXAMPLE)/eval.jsonl
 test-ort-training:
 	PYTHON=$(PYTHON) tests/export/ort_training/run.sh
 
+# An APK from Debian and npm packages, without the Android SDK: build/android/quadloom.apk.
+android-apk:
+	android_demo/tools/build_offline.sh build/android
+
+# The Java core of the Android app on a desktop's Java: JUnit against vectors from Python, devices against a real server;
+# the APK; and Android's x86-64 library on a desktop's Java. Says what was skipped where a JDK or Debian's tools are not.
+android-test: setup
+	$(BIN)/python -m pytest -q -rs tests/android_demo
+
 # The libraries of the page /device, by their hashes in package-lock.json, and what drives a browser in its tests.
 BROWSER_DEVICE := server/quadloom_server/browser_device
 browser-packages: $(BROWSER_DEVICE)/node_modules/.package-lock.json
@@ -72,6 +82,10 @@ PICTURE :=
 browser-test: setup
 	-$(MAKE) browser-packages
 	$(BIN)/python -m pytest -q -rs tests/browser $(if $(PICTURE),--picture $(PICTURE))
+
+# The device program on emulated arm64; 150 MB to fetch once, minutes on two cores. On x86-64, with Debian's apt.
+arm64-test: setup
+	PYTHON=$(BIN)/python tests/emulation/arm64/run.sh
 
 # A hundred seeded schedules of deaths and broken links; some minutes on two cores. One again: --seed N.
 faults: setup
@@ -88,13 +102,3 @@ bench: setup
 
 clean:
 	rm -rf build $(VENV) .venv-ort-training
-
-# An APK from Debian and npm packages, without the Android SDK: build/android/quadloom.apk.
-.PHONY: android-apk
-android-apk:
-	android_demo/tools/build_offline.sh build/android
-
-# The Java core of the Android app on a desktop's Java: JUnit against vectors from Python, devices against a real server.
-.PHONY: android-test
-android-test: setup
-	$(BIN)/python -m pytest -q -rs tests/android

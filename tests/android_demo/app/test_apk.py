@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TOOLS = ROOT / "android_demo" / "tools"
 CANNOT_BE_HAD = 3
 """Exit status of the build where its tools or packages cannot be had."""

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from safetensors.numpy import load_file
-from tests.android.served import ServedTask, lines, losses
+from tests.android_demo.core.served import ServedTask, lines, losses
 from tests.faults.link import LinkFault
 
 LOSS_TOLERANCE = 1e-4

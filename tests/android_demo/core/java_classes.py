@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-CORE = Path(__file__).parents[2] / "android_demo/core"
+CORE = Path(__file__).parents[3] / "android_demo/core"
 
 
 def compile_java(sources: Iterable[Path], target: Path, *, class_path: str = "") -> None:

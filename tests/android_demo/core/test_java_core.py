@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-from tests.android.java_classes import CORE, compile_java
-from tests.android.vectors import write_vectors
+from tests.android_demo.core.java_classes import CORE, compile_java
+from tests.android_demo.core.vectors import write_vectors
 
 TESTS = ("VectorsTest", "JsonTest", "RefusalsTest")
-UNPACKED = Path(__file__).parents[2] / "build/junit"
+UNPACKED = Path(__file__).parents[3] / "build/junit"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from tests.android_demo.desktop_libraries import HERE, make_desktop_libraries
+from tests.android_demo.app.desktop_libraries import HERE, make_desktop_libraries
 from tests.export.conftest import word_piece_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -28,7 +28,7 @@ from quadloom_runtime.engines.select import open_training_engine
 
 pytest.importorskip("executorch")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "android_demo"
 PACKAGES = ROOT / "build" / "android" / "packages"
 CANNOT_BE_HAD = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it: tests never leave the machine
 
 import pytest
-from tests.android.java_classes import CORE, compile_java
+from tests.android_demo.core.java_classes import CORE, compile_java
 
 WORDS = (
     "good",
