@@ -6,8 +6,9 @@ all quantization that the family offers, under `exclude-weak` one that cannot wi
 devices that differ in rank alone, and shutting the weak ones out would take away what they are made for. So it is with
 `zero-padding` and `uniform-smallest-rank`, with which FlexLoRA's paper compares; if all ranks are equal, padding adds
 nothing, and the latter is plain averaging.
-What is `steady` draws every class of device into each round and has momentum on the server: labels that go with the
-class pull rounds of few devices to and fro. `fedquad-steady` shows what of a gain is due to that alone.
+Labels that go with the class of a device pull rounds of few devices to and fro. What is `balanced` draws every class of
+device into each round, and has devices train on all of their classes of text alike; `fedquad-balanced` shows what of a
+gain is due to that alone, and `fedquad-steady` what momentum on the server does instead.
 """
 
 from collections.abc import Mapping
@@ -58,10 +59,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "best": Method(planner("deadline")),
     "best-late": Method(planner("deadline"), closing=Closing(updates=4, largest_staleness=4)),
     "deadline-steps": Method(planner("deadline-steps"), weighting=by_steps),
-    "deadline-steps-every-class": Method(planner("deadline-steps"), selection=every_class, weighting=by_steps),
-    "deadline-steps-steady": Method(
-        planner("deadline-steps"), selection=every_class, weighting=by_steps, server_optimizer=FedAvgMomentum()
-    ),
+    "deadline-balanced": Method(planner("deadline"), selection=every_class, class_balance=True),
     "deadline-steps-balanced": Method(
         planner("deadline-steps"), selection=every_class, weighting=by_steps, class_balance=True
     ),
