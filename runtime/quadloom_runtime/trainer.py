@@ -205,8 +205,10 @@ def _different_rows(data: EncodedData, settings: TrainingSettings, *, batch_size
     rows_per_step = batch_size * settings.accumulation
     seen = [np.empty(0, np.int64)]
     for epoch in range(settings.epochs):
+        if steps <= 0:
+            break  # there may be far more epochs than steps
         order = epoch_rows(data, settings, epoch)
-        seen.append(order[: max(0, steps) * rows_per_step])
+        seen.append(order[: steps * rows_per_step])
         steps -= math.ceil(len(order) / rows_per_step)
     return len(np.unique(np.concatenate(seen)))
 

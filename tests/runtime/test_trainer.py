@@ -157,6 +157,7 @@ def test_an_example_counts_once_however_many_epochs_it_is_seen() -> None:
 
     assert examples(TrainingSettings(epochs=3)) == 10
     assert examples(TrainingSettings(max_steps=2)) == 8
+    assert examples(TrainingSettings(max_steps=4, epochs=10**9)) == 10, "epochs that are never begun cost nothing"
 
 
 def test_an_example_that_comes_again_to_balance_its_class_counts_once() -> None:
