@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it: tests never leave the machine
 
 import pytest
+from tests.tiny_bert import save_tiny_bert
 
 WORDS = ("good", "great", "fine", "bad", "awful", "poor", "film", "plot", "scene", "actor")
 
@@ -14,10 +15,9 @@ WORDS = ("good", "great", "fine", "bad", "awful", "poor", "film", "plot", "scene
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family of a random two-layer BERT with members (0, 0), (1, 0) and (1, 1), in ONNX and ExecuTorch."""
-    import torch
     from tokenizers import Tokenizer, pre_tokenizers, processors
     from tokenizers.models import WordLevel
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from quadloom_export.family import export_family
     from quadloom_export.settings import FamilySettings
@@ -30,16 +30,7 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=16,
-    )
-    BertModel(config).save_pretrained(folder / "model")
+    save_tiny_bert(folder / "model", vocabulary=len(vocabulary))
     settings = FamilySettings(
         depths=(0, 1), rank=4, alpha=8.0, batch_size=8, sequence_length=8, formats=("onnx", "executorch")
     )

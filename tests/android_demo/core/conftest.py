@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it: te
 
 import pytest
 from tests.android_demo.core.java_classes import CORE, compile_java
+from tests.tiny_bert import save_tiny_bert
 
 WORDS = (
     "good",
@@ -52,10 +53,9 @@ def device_program(java: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def word_piece_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A signed ONNX family of a random two-layer BERT, with BERT's own tokenizer and the members (0, 0) and (2, 0)."""
-    import torch
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from quadloom_export.family import export_family
     from quadloom_export.settings import FamilySettings
@@ -71,16 +71,7 @@ def word_piece_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(pieces),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=16,
-    )
-    BertModel(config).save_pretrained(folder / "model")
+    save_tiny_bert(folder / "model", vocabulary=len(pieces))
     settings = FamilySettings(depths=(0, 2), quantized=(0,), rank=4, alpha=8.0, batch_size=8, sequence_length=8)
     export_family(str(folder / "model"), folder / "family", settings)
     key = Ed25519PrivateKey.generate()
