@@ -68,7 +68,7 @@ def trained(world: World, state: State, departure: Departure) -> Update:
     return Update(facts, update.start, update.trained)
 
 
-def rank_of(device: SimulatedDevice, world: World) -> int:
+def _rank_of(device: SimulatedDevice, world: World) -> int:
     """LoRA rank at which the device trains."""
     match world.method.ranks:
         case "family":
@@ -99,7 +99,7 @@ def _departure(
     work = LocalWork(
         member=member,
         rows=world.rows[device.name],
-        rank=rank_of(device, world),
+        rank=_rank_of(device, world),
         layers=layers,
         settings=_training(world, steps=steps, seed=order),
         adjust_logits=world.settings.adjust_logits,
