@@ -18,7 +18,11 @@ FOR_PEFT = {"format": "pt"}
 
 
 class AdapterFolders:
-    """``root/adapters/round-0003`` per round, round 0 being the initial adapter, and ``latest`` as a link."""
+    """``root/adapters/round-0003`` per round, round 0 being the initial adapter, and ``latest`` as a link.
+
+    A task that gives out the mean of recent rounds (`RoundPolicy.mean_of_rounds`) has ``round-0003-mean``, too, and
+    ``latest`` leads there.
+    """
 
     def __init__(self, root: Path, family: ServedFamily) -> None:
         self._root = root
@@ -41,29 +45,40 @@ class AdapterFolders:
             self.tensors_path(number), self._family.manifest.parameters, remedy="restore the state folder"
         )
 
+    def read_mean(self, number: int) -> dict[str, FloatArray]:
+        """The mean over recent rounds after this one; where there is none, what the round itself gave."""
+        path = self._root / tensors_name(number, mean=True)
+        if not path.is_file():
+            return self.read(number)
+        return read_parameters(path, self._family.manifest.parameters, remedy="restore the state folder")
+
     def write_initial(self) -> None:
         """Put the family's adapter in place as round 0, byte by byte, so that it keeps its hash."""
         if not self.tensors_path(0).is_file():
             content = (self._family.folder / self._family.initial_adapter.path).read_bytes()
-            self._write(0, content)
+            self._write(_name(0), content)
             self.point_latest(0)
 
     def write(self, number: int, parameters: Mapping[str, FloatArray]) -> BlobReference:
         """Write the round's adapter; writing it again after a crash replaces it."""
-        self._write(number, tensors_bytes(parameters, FOR_PEFT))
+        self._write(_name(number), tensors_bytes(parameters, FOR_PEFT))
         self._references.pop(number, None)
         return self.reference(number)
 
-    def point_latest(self, number: int) -> None:
+    def write_mean(self, number: int, parameters: Mapping[str, FloatArray]) -> None:
+        """Write the mean over recent rounds; again after a crash replaces it."""
+        self._write(_name(number, mean=True), tensors_bytes(parameters, FOR_PEFT))
+
+    def point_latest(self, number: int, *, mean: bool = False) -> None:
         """Let ``latest`` name this round's folder, without a moment at which it names none."""
         folder = self._root / "adapters"
         with using(folder / LATEST), tempfile.TemporaryDirectory(dir=folder, prefix=".latest.") as temporary:
             link = Path(temporary) / LATEST
-            link.symlink_to(_name(number))
+            link.symlink_to(_name(number, mean=mean))
             link.replace(folder / LATEST)
 
-    def _write(self, number: int, tensors: bytes) -> None:
-        folder = self._root / "adapters" / _name(number)
+    def _write(self, name: str, tensors: bytes) -> None:
+        folder = self._root / "adapters" / name
         make_folder(folder)
         for each in self._family.manifest.adapter:
             if each != self._family.initial_adapter:
@@ -73,9 +88,9 @@ class AdapterFolders:
         write_atomically(folder / ADAPTER_TENSORS, tensors, half_written="adapter-half-written")
 
 
-def tensors_name(number: int) -> str:
+def tensors_name(number: int, *, mean: bool = False) -> str:
     """Path of a round's tensors inside the state folder."""
-    return f"adapters/{_name(number)}/{ADAPTER_TENSORS}"
+    return f"adapters/{_name(number, mean=mean)}/{ADAPTER_TENSORS}"
 
 
 def tensors_reference(number: int, *, sha256: str, size_bytes: int) -> BlobReference:
@@ -83,5 +98,5 @@ def tensors_reference(number: int, *, sha256: str, size_bytes: int) -> BlobRefer
     return BlobReference(path=tensors_name(number), sha256=sha256, size_bytes=size_bytes, media_type=MEDIA_TYPE)
 
 
-def _name(number: int) -> str:
-    return f"round-{number:04d}"
+def _name(number: int, *, mean: bool = False) -> str:
+    return f"round-{number:04d}{'-mean' if mean else ''}"

@@ -102,6 +102,8 @@ def serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) ->
         "--planner": task.planner,
         "--aggregation": task.aggregation,
         "--largest-staleness": task.largest_staleness,
+        "--server-learning-rate": task.server_learning_rate,
+        "--mean-of-rounds": task.mean_of_rounds,
         "--round-deadline-s": task.round_deadline_s,
         "--eval-data": data.eval,
         "--text-field": data.text_field,

@@ -126,12 +126,21 @@ def _moved(parameters: Parameters, steps: Mapping[str, NDArray[np.float64]]) -> 
     }
 
 
-def check_combination(optimizer: ServerOptimizer, method: Aggregation[Any]) -> None:
-    """Refuse an optimizer that compares entries of A and B across rounds between which the method turns them.
+def check_combination(optimizer: ServerOptimizer, method: Aggregation[Any], *, mean_of_rounds: int = 1) -> None:
+    """Refuse what compares or adds up entries of A and B across rounds between which the method turns them.
+
+    Args:
+        mean_of_rounds: over which the parameters are averaged, see `recent_mean.py`.
 
     Raises:
-        QuadloomError: the two do not go together.
+        QuadloomError: they do not go together.
     """
+    if not method.keeps_basis and mean_of_rounds > 1:
+        raise QuadloomError(
+            f"{type(method).__name__} gives A and B in a new basis each round, so a mean of {mean_of_rounds} rounds "
+            "would add up entries that mean different things",
+            remedy="use a mean of 1 round, or a method that averages A and B",
+        )
     if not method.keeps_basis and optimizer != FedAvgStep():
         raise QuadloomError(
             f"{type(method).__name__} gives A and B in a new basis each round, so {optimizer} would add up entries "

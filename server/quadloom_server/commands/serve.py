@@ -34,6 +34,8 @@ POLICY = (
     "min_updates",
     "largest_staleness",
     "aggregation",
+    "server_learning_rate",
+    "mean_of_rounds",
     "round_deadline_s",
     "target_accuracy",
     "target_loss",
@@ -163,6 +165,18 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
         metavar="NAME",
         help="how updates become an adapter: fedavg (default), or for devices of several ranks flexlora, "
         "flexlora-change, hetlora, zero-padding, rank-segments",
+    )
+    group.add_argument(
+        "--server-learning-rate",
+        type=float,
+        metavar="X",
+        help="share of a round's mean change that the server takes; below 1 where rounds do not wait (default 1)",
+    )
+    group.add_argument(
+        "--mean-of-rounds",
+        type=int,
+        metavar="N",
+        help="evaluate and give out the mean of the last rounds, while devices train the newest (default 1)",
     )
     group.add_argument(
         "--round-deadline-s", type=float, metavar="S", help="when a round stops waiting for devices (default 600)"

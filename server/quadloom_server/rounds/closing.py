@@ -11,8 +11,11 @@ from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.contract.status import Waiting
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
+from quadloom_server.adapters import AdapterFolders
 from quadloom_server.aggregation.method import TrainedUpdate
 from quadloom_server.aggregation.norm import clipped
+from quadloom_server.aggregation.recent_mean import recent_mean
+from quadloom_server.aggregation.server_optimizer import Moments, ServerOptimizer
 from quadloom_server.aggregation.staleness import staleness_weight
 from quadloom_server.aggregation.validation import UpdateBounds, read_update
 from quadloom_server.aggregation.weighting import Contribution, Share, by_examples, by_steps
@@ -24,7 +27,7 @@ from quadloom_server.store.queries import CountedUpdate, accepted_updates
 from quadloom_server.store.tables import Round, RoundEvaluation
 
 
-def aggregated(number: int, adapters: DeviceAdapters) -> dict[str, FloatArray]:
+def aggregated(number: int, adapters: DeviceAdapters, server_optimizer: ServerOptimizer) -> dict[str, FloatArray]:
     """The global parameters after round `number`.
 
     Folded from the stored updates when the round closes: memory holds one update, what it started from, and the
@@ -44,8 +47,23 @@ def aggregated(number: int, adapters: DeviceAdapters) -> dict[str, FloatArray]:
             weight = shares[each].weight * staleness_weight(number - started_round)
             update = TrainedUpdate(start=start, trained=trained, weight=weight)
             sums = method.fold(sums, update.scaled(shares[each].reach))
-    found: dict[str, FloatArray] = method.finish(state.adapters.read(number - 1), sums)
-    return found
+    before = state.adapters.read(number - 1)
+    return server_optimizer.step(Moments(), before, method.finish(before, sums))[0]
+
+
+def shown_after(
+    number: int, parameters: dict[str, FloatArray], adapters: AdapterFolders, *, window: int
+) -> dict[str, FloatArray]:
+    """What the task is judged by and gives out after a round: what the round gave, or its mean with those before.
+
+    Args:
+        window: recent rounds that the mean is over; 1 for none.
+    """
+    if window == 1:
+        return parameters
+    mean = recent_mean(adapters.read_mean(number - 1), parameters, round_index=number, window=window)
+    adapters.write_mean(number, mean)
+    return mean
 
 
 def _shares(counted: Sequence[CountedUpdate]) -> list[Share]:

@@ -30,13 +30,14 @@ from quadloom_runtime.contract.wire import (
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
 from quadloom_server.aggregation.averaging import Averaging
+from quadloom_server.aggregation.server_optimizer import check_combination
 from quadloom_server.aggregation.validation import InvalidUpdateError, read_update
 from quadloom_server.errors import RevokedDeviceError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds import control, reports
 from quadloom_server.rounds.assigning import assignment_message, settings_of
 from quadloom_server.rounds.bounds import update_bounds
-from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation
+from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation, shown_after
 from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.enrolling import check_rank, enrol_device
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
@@ -82,7 +83,8 @@ class Rounds:
     def __post_init__(self) -> None:
         self.planning = RoundPlanning(self.policy.planner, self.family, self.settings)
         averaging = Averaging(self.policy.aggregation, self.family.manifest)
-        averaging.method()  # a family that cannot be averaged is refused before any device trains it
+        # What cannot be averaged so is refused before any device trains it.
+        check_combination(self.policy.server_optimizer, averaging.method(), mean_of_rounds=self.policy.mean_of_rounds)
         self.adapters = DeviceAdapters(self.state, averaging)
 
     def start(self) -> None:
@@ -220,12 +222,12 @@ class Rounds:
             return finished_reason(session, self.policy) is not None
 
     def _close(self, number: int) -> None:
-        parameters = aggregated(number, self.adapters)
+        parameters = aggregated(number, self.adapters, self.policy.server_optimizer)
         adapter = self.state.adapters.write(number, parameters)
-        evaluation = (
-            None if self.evaluator is None else evaluate_checked(self.evaluator, parameters, round_number=number)
-        )
-        self.state.adapters.point_latest(number)
+        window = self.policy.mean_of_rounds
+        shown = shown_after(number, parameters, self.state.adapters, window=window)
+        evaluation = None if self.evaluator is None else evaluate_checked(self.evaluator, shown, round_number=number)
+        self.state.adapters.point_latest(number, mean=window > 1)
         lower_ranks = self.adapters.lower_ranks(number)
         reach("adapter-written-before-commit")
         with self.turn() as turn:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from quadloom_runtime.contract.wire import MAXIMUM_RETRY_AFTER_S
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.averaging import DEFAULT_AGGREGATION, check_served
+from quadloom_server.aggregation.server_optimizer import FedAvgStep
 from quadloom_server.planning.registry import DEFAULT_PLANNER, planner
 
 
@@ -21,6 +22,10 @@ class RoundPolicy:
         largest_staleness: rounds by which an update may be late and still count. Above 0, a round with `min_updates`
             waits for those devices only that would otherwise be later than that.
         aggregation: name of how updates become an adapter, see `aggregation.methods.select`.
+        server_learning_rate: share of an aggregate's change that the server takes; where rounds do not wait for all,
+            several are under way that all make the same change, so less than 1.
+        mean_of_rounds: recent rounds over which the adapter is averaged that is evaluated and given out; devices start
+            from the newest. 1 gives out that.
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
         target_accuracy: accuracy of the global model at which training ends early, None to train all rounds.
         target_loss: the same for its loss.
@@ -40,6 +45,8 @@ class RoundPolicy:
     min_updates: int = 1
     largest_staleness: int = 0
     aggregation: str = DEFAULT_AGGREGATION
+    server_learning_rate: float = 1.0
+    mean_of_rounds: int = 1
     round_deadline_s: float = 600.0
     target_accuracy: float | None = None
     target_loss: float | None = None
@@ -59,7 +66,12 @@ class RoundPolicy:
             raise QuadloomError(
                 f"largest_staleness is {self.largest_staleness}", remedy="give largest_staleness a value of 0 or more"
             )
-        for name in ("rounds", "max_devices", "min_devices", "min_updates"):
+        if not 0 < self.server_learning_rate <= 1:
+            raise QuadloomError(
+                f"server_learning_rate is {self.server_learning_rate}",
+                remedy="give server_learning_rate more than 0 and at most 1",
+            )
+        for name in ("rounds", "max_devices", "min_devices", "min_updates", "mean_of_rounds"):
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
         if not 0 < self.round_deadline_s < math.inf:
@@ -79,3 +91,8 @@ class RoundPolicy:
             raise QuadloomError(
                 f"target_accuracy is {self.target_accuracy}", remedy="give the target accuracy as a share, e.g. 0.8"
             )
+
+    @property
+    def server_optimizer(self) -> FedAvgStep:
+        """What the server makes of an aggregate."""
+        return FedAvgStep(rate=self.server_learning_rate)

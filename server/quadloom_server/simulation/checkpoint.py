@@ -40,6 +40,8 @@ def save_checkpoint(folder: Path, state: State, *, run: str) -> None:
     for place, update in enumerate(state.under_way):
         tensors |= {_key(f"start {place}", name): value for name, value in update.start.items()}
         tensors |= {_key(f"trained {place}", name): value for name, value in update.trained.items()}
+    if state.mean is not None:
+        tensors |= {_key("recent mean", name): value for name, value in state.mean.items()}
     for kind, moments in (("mean", state.moments.mean), ("square", state.moments.square)):
         tensors |= {_key(kind, name): value for name, value in moments.items()}
     saved = _Saved(run=run, facts=state.facts, under_way=tuple(each.facts for each in state.under_way))
@@ -73,7 +75,8 @@ def load_checkpoint(folder: Path, *, run: str) -> State | None:
         for place, facts in enumerate(saved.under_way)
     )
     moments = Moments(_group(tensors, "mean"), _group(tensors, "square"))
-    return State(saved.facts, _group(tensors, "global"), under_way, moments)
+    mean = _group(tensors, "recent mean") or None
+    return State(saved.facts, _group(tensors, "global"), under_way, moments, mean)
 
 
 def _key(group: str, name: str) -> str:

@@ -1,5 +1,6 @@
 """Who sets out with work in a round, and the update that each will bring."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from quadloom_runtime.contract.manifest import MemberKey
@@ -11,6 +12,7 @@ from quadloom_server.simulation.fleet import SimulatedDevice
 from quadloom_server.simulation.local_training import LocalWork
 from quadloom_server.simulation.planners_view import round_context
 from quadloom_server.simulation.randomness import generator
+from quadloom_server.simulation.selection import Places
 from quadloom_server.simulation.state import Facts, State, Update, UpdateFacts
 from quadloom_server.simulation.virtual_clock import Arrival
 from quadloom_server.simulation.world import World
@@ -32,11 +34,12 @@ def departures(world: World, state: State) -> tuple[tuple[PlannedDevice, ...], l
     busy = {update.facts.device for update in state.under_way}
     everyone = round_context(world, state.facts, busy=busy)
     random = generator(world.settings.seed, "selection", round_index=everyone.round_index)
-    wanted = max(0, world.fleet.devices_per_round - len(busy))
-    asked = world.method.selection(everyone, world.method.planner, wanted, random)
+    devices = {device.name: device for device in world.devices}
+    taken = Counter(devices[name].group for name in busy)
+    places = Places(free=max(0, world.fleet.devices_per_round - len(busy)), taken=taken)
+    asked = world.method.selection(everyone, world.method.planner, places, random)
     context = replace(everyone, devices=asked)
     plan = world.method.planner(context)
-    devices = {device.name: device for device in world.devices}
     found = []
     for each in asked:
         member = plan[each.name].member

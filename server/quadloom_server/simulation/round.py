@@ -1,11 +1,12 @@
 """One round of a simulated fleet: plan, train, close at the right virtual moment, aggregate."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.aggregation.method import TrainedUpdate
+from quadloom_server.aggregation.recent_mean import recent_mean
 from quadloom_server.aggregation.staleness import staleness_weight
 from quadloom_server.planning.importance import updated_importance
 from quadloom_server.planning.round_plan import PlannedDevice
@@ -62,6 +63,7 @@ def play_round(world: World, state: State, planned: PlannedRound | None = None) 
         parameters=parameters,
         under_way=tuple(each for each in updates if each.facts.at_s > closed_s),
         moments=moments,
+        mean=_mean(world, state, parameters),
     )
 
 
@@ -75,6 +77,14 @@ def aggregated(world: World, state: State, arrived: Sequence[Update]) -> dict[st
         sums = world.aggregation.fold(sums, update.scaled(share.reach))
     found: dict[str, FloatArray] = world.aggregation.finish(state.parameters, sums)
     return found
+
+
+def _mean(world: World, state: State, parameters: Mapping[str, FloatArray]) -> dict[str, FloatArray] | None:
+    """Over recent rounds, if the method has such a mean judged."""
+    window = world.method.mean_of_rounds
+    if window == 1:
+        return None
+    return recent_mean(state.judged, parameters, round_index=state.facts.next_round, window=window)
 
 
 def _closing_time_s(world: World, state: State, leaving: Sequence[Departure]) -> float:

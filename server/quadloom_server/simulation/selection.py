@@ -1,33 +1,49 @@
 """Which of the available devices a round is planned for."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext, RoundPlanner
 
-Selection = Callable[[RoundContext, RoundPlanner, int, np.random.Generator], tuple[PlannedDevice, ...]]
-"""(all that are available, planner, how many are wanted, random numbers) -> those that the planner then sees."""
+
+@dataclass(frozen=True)
+class Places:
+    """How many devices may work at a time, and who already does.
+
+    Attributes:
+        free: places to fill.
+        taken: places by class of the device that works there, from an earlier round.
+    """
+
+    free: int
+    taken: Mapping[str, int] = field(default_factory=dict)
+
+
+Selection = Callable[[RoundContext, RoundPlanner, Places, np.random.Generator], tuple[PlannedDevice, ...]]
+"""(all that are available and have no work, planner, places, random numbers) -> those that the planner then sees."""
 
 
 def uniform(
-    context: RoundContext, planner: RoundPlanner, wanted: int, random: np.random.Generator
+    context: RoundContext, planner: RoundPlanner, places: Places, random: np.random.Generator
 ) -> tuple[PlannedDevice, ...]:
     """Drawn alike from all; whoever then sits out leaves its place empty."""
     del planner
-    return _drawn(context.devices, wanted, random)
+    return _drawn(context.devices, places.free, random)
 
 
 def able(
-    context: RoundContext, planner: RoundPlanner, wanted: int, random: np.random.Generator
+    context: RoundContext, planner: RoundPlanner, places: Places, random: np.random.Generator
 ) -> tuple[PlannedDevice, ...]:
     """Drawn alike from those that the planner has work for, so that a rule that shuts devices out costs no places."""
     plan = planner(context)
-    return _drawn([each for each in context.devices if plan[each.name].member is not None], wanted, random)
+    return _drawn([each for each in context.devices if plan[each.name].member is not None], places.free, random)
 
 
 def every_class(
-    context: RoundContext, planner: RoundPlanner, wanted: int, random: np.random.Generator
+    context: RoundContext, planner: RoundPlanner, places: Places, random: np.random.Generator
 ) -> tuple[PlannedDevice, ...]:
     """Drawn alike from all, but of each kind of device as many as is its share of them, up to rounding.
 
@@ -35,16 +51,39 @@ def every_class(
     """
     del planner
     of_class: dict[str, list[int]] = {}
-    for place, device in enumerate(context.devices):
-        of_class.setdefault(device.capabilities.profile, []).append(place)
+    for index, device in enumerate(context.devices):
+        of_class.setdefault(device.capabilities.profile, []).append(index)
     # The devices of a class lie in equal distances on a line from 0 to 1; who lies nearest to 0 is drawn.
     position = {}
-    for places in of_class.values():
+    for members in of_class.values():
         offset = random.random()
-        for rank, which in enumerate(random.permutation(len(places))):
-            position[places[which]] = (rank + offset) / len(places)
-    drawn = sorted(position, key=position.__getitem__)[:wanted]
+        for rank, which in enumerate(random.permutation(len(members))):
+            position[members[which]] = (rank + offset) / len(members)
+    drawn = sorted(position, key=position.__getitem__)[: places.free]
     return tuple(context.devices[place] for place in sorted(drawn))
+
+
+def every_class_at_work(
+    context: RoundContext, planner: RoundPlanner, places: Places, random: np.random.Generator
+) -> tuple[PlannedDevice, ...]:
+    """Each kind of device has as many of all places as is its share of the fleet; who works in them is drawn alike.
+
+    For rounds that do not wait for all: a fast device that is done makes room for another fast one, so fast ones come
+    more often, and slow ones do not fill up the places.
+    """
+    del planner
+    waiting: dict[str, list[PlannedDevice]] = {}
+    for index in random.permutation(len(context.devices)):
+        waiting.setdefault(context.devices[index].capabilities.profile, []).append(context.devices[index])
+    fleet = Counter({name: len(devices) for name, devices in waiting.items()}) + Counter(places.taken)
+    at_work = Counter(places.taken)
+    drawn = []
+    for _ in range(min(places.free, len(context.devices))):
+        # D'Hondt's rule: the next place goes to the class that will have least of its share with it.
+        name = min((each for each in waiting if waiting[each]), key=lambda each: (at_work[each] + 1) / fleet[each])
+        drawn.append(waiting[name].pop())
+        at_work[name] += 1
+    return tuple(sorted(drawn, key=lambda device: device.name))
 
 
 def _drawn(devices: Sequence[PlannedDevice], wanted: int, random: np.random.Generator) -> tuple[PlannedDevice, ...]:

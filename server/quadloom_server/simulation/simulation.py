@@ -51,7 +51,7 @@ def simulate(
         settings=settings,
         budget=budget,
         records=state.facts.records,
-        final=last.evaluation or world.evaluate(state.parameters),
+        final=last.evaluation or world.evaluate(state.judged),
         ended_s=last.closed_s if played_out or budget.virtual_s is None else budget.virtual_s,
     )
     save_result(folder, result)
@@ -89,7 +89,7 @@ def _judged(world: World, state: State, *, until_s: float) -> State:
     due = world.settings.evaluations.judges(last.index, from_s=last.closed_s, until_s=until_s)
     if not due or last.evaluation is not None:
         return state
-    record = last.model_copy(update={"evaluation": world.evaluate(state.parameters)})
+    record = last.model_copy(update={"evaluation": world.evaluate(state.judged)})
     return replace(state, facts=state.facts.model_copy(update={"records": (*state.facts.records[:-1], record)}))
 
 

@@ -158,7 +158,8 @@ class State:
     """A run between two rounds.
 
     Attributes:
-        parameters: the global adapter, at the family's rank.
+        parameters: the global adapter, at the family's rank, from which devices start.
+        mean: of them over recent rounds, if the method has it judged instead.
         under_way: updates that have not arrived yet.
         moments: of the method's server optimizer.
     """
@@ -167,3 +168,9 @@ class State:
     parameters: Mapping[str, FloatArray]
     under_way: tuple[Update, ...] = ()
     moments: Moments = field(default_factory=Moments)
+    mean: Mapping[str, FloatArray] | None = None
+
+    @property
+    def judged(self) -> Mapping[str, FloatArray]:
+        """What the run has to show."""
+        return self.parameters if self.mean is None else self.mean

@@ -95,3 +95,14 @@ def test_moments_are_refused_where_the_basis_turns_every_round(name: str) -> Non
             check_combination(FedAdam(), method)
         with pytest.raises(QuadloomError, match="basis"):
             check_combination(FedAvgStep(rate=0.5), method)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_mean_of_rounds_is_refused_where_the_basis_turns_every_round(name: str) -> None:
+    method = make_aggregation(name, make_layout())
+    if method.keeps_basis:
+        check_combination(FedAvgStep(), method, mean_of_rounds=2)
+    else:
+        check_combination(FedAvgStep(), method, mean_of_rounds=1)
+        with pytest.raises(QuadloomError, match="mean of 2 rounds"):
+            check_combination(FedAvgStep(), method, mean_of_rounds=2)

@@ -136,6 +136,8 @@ def test_a_second_server_on_one_state_is_refused(
         (["--eval-data", "held-out.jsonl"], "lacks an evaluation graph"),
         (["--seed", "-1"], "seed is -1"),
         (["--largest-staleness", "-1"], "largest_staleness is -1"),
+        (["--server-learning-rate", "2"], "server_learning_rate is 2.0"),
+        (["--mean-of-rounds", "0"], "mean_of_rounds is 0"),
         (["--aggregation", "median"], "no server can average by 'median'"),
         (["--round-deadline-s", "inf"], "round_deadline_s is inf"),
         (["--port", "99999"], "port 99999"),

@@ -88,7 +88,7 @@ def test_an_update_that_counts_more_or_reaches_further_moves_the_model_so(opened
 def test_a_device_that_sat_out_says_so_with_its_next_update(opened):
     fleet = two_groups(per_round=4)
     slow = fleet.group[0].model_copy(update={"slowdown": 400.0})
-    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "best")
+    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "deadline")
     state = played(world, state, 3)
     found = {each.device.name: trained(world, state, each).facts for each in departures(world, state)[1]}
     assert {name: facts.missed_rounds for name, facts in found.items()} == {
@@ -226,11 +226,30 @@ def test_a_plan_says_when_its_round_closes_and_to_play_it_is_to_play_the_round(o
 def test_a_device_that_is_left_out_gets_its_turn_when_it_was_asked_often_enough(opened):
     fleet = two_groups(per_round=4)
     slow = fleet.group[0].model_copy(update={"slowdown": 400.0})
-    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "best")
+    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "deadline")
     state = played(world, state, 8)
     updates = [each.updates for each in state.facts.records[1:]]
     assert updates == [2, 2, 2, 4, 2, 2, 2, 4]
     assert [each.sat_out for each in state.facts.records[1:]] == [4 - each for each in updates]
+
+
+def test_a_server_that_shows_a_mean_of_rounds_has_devices_start_from_the_newest(opened):
+    world, state = opened(two_groups(per_round=2), "fedquad")
+    showing = replace(world, method=replace(world.method, mean_of_rounds=2))
+    plain, found = [state], [state]
+    for _ in range(3):
+        plain.append(play_round(world, plain[-1]))
+        found.append(play_round(showing, found[-1]))
+    for name in state.parameters:
+        for one, other in zip(plain, found, strict=True):
+            np.testing.assert_array_equal(one.parameters[name], other.parameters[name])
+        newest = [each.parameters[name] for each in plain]
+        np.testing.assert_array_equal(found[1].judged[name], newest[1])
+        np.testing.assert_allclose(found[2].judged[name], (newest[1] + newest[2]) / 2, rtol=0, atol=1e-6)
+        expected = (newest[1] + newest[2] + 2 * newest[3]) / 4
+        np.testing.assert_allclose(found[3].judged[name], expected, rtol=0, atol=1e-6)
+        assert plain[3].judged[name] is plain[3].parameters[name]
+    assert any(not np.array_equal(found[3].judged[name], value) for name, value in found[3].parameters.items())
 
 
 def test_devices_are_there_as_often_as_the_fleet_says(opened):

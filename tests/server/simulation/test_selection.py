@@ -1,14 +1,17 @@
 """Who is asked: every device as often as any other, and with `every_class` a bit of each class in every round."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.server.planning.fleets import context, device, physical_family
 
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
 from quadloom_server.simulation.methods import METHODS
-from quadloom_server.simulation.selection import Selection, every_class, uniform
+from quadloom_server.simulation.selection import Places, Selection, every_class, every_class_at_work, uniform
 
 SIZES = {"board": 12, "phone": 16, "laptop": 12}
 WANTED = 8
@@ -27,10 +30,10 @@ def three_classes() -> RoundContext:
 def drawn(selection: Selection, rounds: int, *, wanted: int = WANTED) -> list[list[PlannedDevice]]:
     random, given_context = np.random.default_rng(0), three_classes()
     planner = METHODS["full-depth"].planner
-    return [list(selection(given_context, planner, wanted, random)) for _ in range(rounds)]
+    return [list(selection(given_context, planner, Places(free=wanted), random)) for _ in range(rounds)]
 
 
-@pytest.mark.parametrize("selection", [uniform, every_class])
+@pytest.mark.parametrize("selection", [uniform, every_class, every_class_at_work])
 def test_every_device_is_asked_alike_often(selection: Selection) -> None:
     rounds = 4000
     times = Counter(each.name for found in drawn(selection, rounds) for each in found)
@@ -39,8 +42,9 @@ def test_every_device_is_asked_alike_often(selection: Selection) -> None:
     assert all(abs(count / expected - 1) < 0.15 for count in times.values())
 
 
-def test_each_class_is_asked_as_its_share_says_in_every_round() -> None:
-    for found in drawn(every_class, 200):
+@pytest.mark.parametrize("selection", [every_class, every_class_at_work])
+def test_each_class_is_asked_as_its_share_says_in_every_round(selection: Selection) -> None:
+    for found in drawn(selection, 200):
         counts = Counter(each.capabilities.profile for each in found)
         assert len(found) == WANTED
         for name, size in SIZES.items():
@@ -48,5 +52,29 @@ def test_each_class_is_asked_as_its_share_says_in_every_round() -> None:
     assert any(len({each.capabilities.profile for each in found}) < 3 for found in drawn(uniform, 200))
 
 
-def test_of_fewer_devices_than_wanted_all_are_asked() -> None:
-    assert len(drawn(every_class, 1, wanted=100)[0]) == sum(SIZES.values())
+@pytest.mark.parametrize("selection", [every_class, every_class_at_work])
+def test_of_fewer_devices_than_wanted_all_are_asked(selection: Selection) -> None:
+    assert len(drawn(selection, 1, wanted=100)[0]) == sum(SIZES.values())
+
+
+@given(seed=st.integers(0, 99), done=st.sets(st.integers(0, WANTED - 1), min_size=1))
+def test_whoever_is_done_first_the_classes_at_work_stay_as_their_shares_say(seed: int, done: set[int]) -> None:
+    everyone, random = three_classes(), np.random.default_rng(seed)
+    planner = METHODS["full-depth"].planner
+    at_work = every_class_at_work(everyone, planner, Places(free=WANTED), random)
+    staying = [each for index, each in enumerate(at_work) if index not in done]
+    idle = replace(everyone, devices=[each for each in everyone.devices if each not in staying])
+    taken = Counter(each.capabilities.profile for each in staying)
+    next_ones = every_class_at_work(idle, planner, Places(free=len(done), taken=taken), random)
+    now = taken + Counter(each.capabilities.profile for each in next_ones)
+    assert now.total() == WANTED
+    assert all(abs(now[name] - WANTED * size / sum(SIZES.values())) < 1 for name, size in SIZES.items())
+
+
+def test_a_class_that_is_gone_leaves_its_places_to_the_others() -> None:
+    everyone, random = three_classes(), np.random.default_rng(0)
+    there = [each for each in everyone.devices if each.capabilities.profile != "phone"]
+    found = every_class_at_work(
+        replace(everyone, devices=there), METHODS["full-depth"].planner, Places(free=WANTED), random
+    )
+    assert Counter(each.capabilities.profile for each in found) == {"board": 4, "laptop": 4}
