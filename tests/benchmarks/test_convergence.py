@@ -194,7 +194,8 @@ def test_the_settings_are_those_that_were_fixed():
         slowdowns = [group.slowdown for group in fleet.group]
         assert slowdowns == sorted(slowdowns, reverse=True)  # weakest first: labels go with the order
         assert sum(group.count for group in fleet.group) == 40
-    assert load_simulated_fleet(Path("examples/simulated_fleets/middle.toml")) == find_setting("middle-group")
+    for name in HETEROGENEITY:
+        assert load_simulated_fleet(Path(f"examples/simulated_fleets/{name}.toml")) == find_setting(f"{name}-group")
     assert list(HETEROGENEITY) == ["low", "middle", "high"]
     assert [group.rank for group in find_setting("ranks-group").group] == [2, 4, 8, 16]
     with pytest.raises(QuadloomError, match="'middle-nothing'"):
