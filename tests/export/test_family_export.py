@@ -187,7 +187,7 @@ def test_another_family_is_replaced_only_when_asked_to(source, tmp_path, family)
 
 def test_members_of_another_version_of_the_exporter_are_not_taken_over(source, tmp_path, family, monkeypatch):
     shutil.copytree(family[0], tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("quadloom_export.family.exporter_sha256", lambda: "1" * 64)
+    monkeypatch.setattr("quadloom_export.family_manifest.exporter_sha256", lambda: "1" * 64)
     with pytest.raises(QuadloomError, match="another version of the exporter"):
         export_family(str(source), tmp_path, SETTINGS)
 
