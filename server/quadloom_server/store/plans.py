@@ -1,6 +1,6 @@
 """Plans of rounds, as they are kept: a server that is killed goes on with the plan that it made."""
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, union_all
 from sqlalchemy.orm import Session
 
 from quadloom_runtime.contract.manifest import MemberKey
@@ -70,12 +70,15 @@ def devices_without_work(session: Session, round_number: int) -> int:
 
 
 def rounds_last_included(session: Session) -> dict[str, int]:
-    """By device the last round in which it was to train; devices that never were are left out."""
-    found = (
-        select(PlannedAssignment.device_id, func.max(PlannedAssignment.round_number))
-        .where(PlannedAssignment.depth.is_not(None))
-        .group_by(PlannedAssignment.device_id)
+    """By device the last round in which it was to train, or its update counted; others are left out.
+
+    One that was at work over several rounds has not sat them out.
+    """
+    planned = select(PlannedAssignment.device_id, PlannedAssignment.round_number).where(
+        PlannedAssignment.depth.is_not(None)
     )
+    rounds = union_all(planned, select(AcceptedUpdate.device_id, AcceptedUpdate.round_number)).subquery()
+    found = select(rounds.c.device_id, func.max(rounds.c.round_number)).group_by(rounds.c.device_id)
     return {row[0]: row[1] for row in session.execute(found)}
 
 

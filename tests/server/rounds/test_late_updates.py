@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import delete
 
 from quadloom_runtime.contract.wire import FailureReport
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.planning.registry import PLANNERS
 from quadloom_server.rounds.control import revoke_device
 from quadloom_server.rounds.policy import RoundPolicy
+from quadloom_server.store.plans import rounds_last_included
+from quadloom_server.store.tables import PlannedAssignment
 
 MakeTask = Callable[..., Any]
 HEAD = "base_model.model.classifier.bias"
@@ -42,6 +45,21 @@ def test_a_round_closes_on_enough_updates_and_waits_only_for_those_that_would_be
     task.run_background()
     third = task.rounds.task_status().rounds[2]
     assert (third.state, third.assigned, third.accepted, third.late) == ("closed", 1, 2, 1)
+
+
+def test_a_device_that_was_at_work_over_several_rounds_did_not_sit_them_out(make_task: MakeTask) -> None:
+    task = make_task(**ASYNCHRONOUS)
+    fast, slow = task.enrol("fast", "slow")
+    held = task.assignment(slow)
+    for _ in range(2):
+        contribute(task, fast, 0.0)
+    task.report(held.assignment_id, task.content(held, 1.0))
+    task.run_background()
+    with task.state.sessions() as session:
+        # Without the plans of the round that has opened since, and of the one that the fast device was still to do.
+        session.execute(delete(PlannedAssignment).where(PlannedAssignment.round_number > 2))
+        assert rounds_last_included(session) == {fast: 2, slow: 3}
+        session.rollback()
 
 
 def test_a_late_update_weighs_less_by_the_root_of_its_staleness(make_task: MakeTask) -> None:
