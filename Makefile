@@ -15,7 +15,7 @@ export TRANSFORMERS_VERBOSITY := error
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
 .PHONY: setup demo demo-causal-lm test test-ort-training android-apk android-test browser-packages browser-test arm64-test faults \
-	lint bench clean
+	lint bench race clean
 
 setup: $(STAMP)
 
@@ -99,6 +99,11 @@ lint: setup
 bench: setup
 	$(BIN)/quadloom bench memory
 	$(BIN)/quadloom bench step
+
+# The races of docs/race.md; hours on two cores, interrupted they go on. `make race RACES="middle-group ranks"` for some.
+RACES :=
+race: setup
+	PYTHON=$(BIN)/python benchmarks/race.sh $(RACES)
 
 clean:
 	rm -rf build $(VENV) .venv-ort-training
