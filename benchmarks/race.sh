@@ -50,8 +50,8 @@ run() { # NAME
             --budget-virtual-s 60 --evaluations 12 --tuning-share 0.15
         ;;
     ranks) # devices that differ in their rank alone
-        family family-rank-16 --num-labels 2 --depths 6 --quantized 0 --rank 16
-        race ranks family-rank-16 movies --setting ranks-iid --budget-virtual-s 8 --evaluations 4 \
+        family family-rank-16 --num-labels 2 --depths 6 --rank 16
+        race ranks family-rank-16 movies --setting ranks-iid --budget-virtual-s 8 --evaluations 4 --ceiling-epochs 1 \
             --methods flexlora,zero-padding,uniform-smallest-rank
         ;;
     *)
