@@ -20,7 +20,7 @@ FOR_PEFT = {"format": "pt"}
 class AdapterFolders:
     """``root/adapters/round-0003`` per round, round 0 being the initial adapter, and ``latest`` as a link.
 
-    A task that gives out the mean of recent rounds (`RoundPolicy.mean_of_rounds`) has ``round-0003-mean``, too, and
+    A task that gives out the mean of recent rounds (`RoundPolicy.mean_share`) has ``round-0003-mean``, too, and
     ``latest`` leads there.
     """
 

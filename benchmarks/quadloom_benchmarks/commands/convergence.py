@@ -44,7 +44,7 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head-learning-rate", type=float, default=1e-3, help="default %(default)s")
     parser.add_argument(
-        "--evaluations", type=int, default=8, metavar="N", help="equally spaced in the budget (default %(default)s)"
+        "--evaluations", type=int, default=8, metavar="N", help="of a run, the closer the earlier (default %(default)s)"
     )
     parser.add_argument("--ceiling-epochs", type=int, default=3, help="of central training (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of one run (default %(default)s)")

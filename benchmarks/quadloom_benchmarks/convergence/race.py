@@ -13,7 +13,7 @@ from quadloom_benchmarks.convergence.tuning import tuned
 from quadloom_benchmarks.convergence.words import in_words
 from quadloom_benchmarks.processes import run_each
 from quadloom_runtime.errors import QuadloomError
-from quadloom_server.simulation.evaluation_schedule import equally_spaced
+from quadloom_server.simulation.evaluation_schedule import closer_early
 from quadloom_server.simulation.methods import find_method
 
 
@@ -25,7 +25,7 @@ class Race:
         name: of fleet and split.
         plays: what all runs have in common; the learning rates are those of the grid.
         methods: the first is ours.
-        evaluations: of each run, equally spaced in its budget.
+        evaluations: of each run, the closer the earlier.
         ceiling_epochs: of central training.
     """
 
@@ -46,7 +46,7 @@ def run_race(race: Race, *, jobs: int) -> Convergence:
         QuadloomError: a method does not exist, an input cannot be used, or a run failed.
     """
     _check(race)
-    times = equally_spaced(race.evaluations, budget_s=race.plays.budget_s)
+    times = closer_early(race.evaluations, budget_s=race.plays.budget_s)
     inputs, settings = race.plays.inputs, race.plays.settings
     ceiling = find_ceiling(inputs, settings, race.grid, epochs=race.ceiling_epochs, jobs=jobs, work=race.work)
     choices = tuned(race.plays, race.methods, race.grid, evaluations=race.evaluations, work=race.work, jobs=jobs)

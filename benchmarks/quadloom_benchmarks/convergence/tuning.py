@@ -16,7 +16,7 @@ from quadloom_benchmarks.convergence.play import REMEDY, Play, play
 from quadloom_benchmarks.convergence.validation import validation_inputs
 from quadloom_benchmarks.processes import run_each
 from quadloom_runtime.errors import TrainingDivergedError
-from quadloom_server.simulation.evaluation_schedule import AtTimes, equally_spaced
+from quadloom_server.simulation.evaluation_schedule import AtTimes, closer_early
 
 
 def tuned(
@@ -26,7 +26,7 @@ def tuned(
 
     Args:
         plays: of the race.
-        evaluations: of a run of the race; a shorter one has as many per virtual second.
+        evaluations: of a run of the race; a shorter one has its share of them, rounded up.
 
     Raises:
         QuadloomError: no rate lets a method train, or an input cannot be used.
@@ -34,7 +34,7 @@ def tuned(
     if not grid.open:
         return {method: Choice(learning_rate=grid.rates[0]) for method in methods}
     budget_s = grid.budget_share * plays.budget_s
-    times = equally_spaced(math.ceil(grid.budget_share * evaluations), budget_s=budget_s)
+    times = closer_early(math.ceil(grid.budget_share * evaluations), budget_s=budget_s)
     inputs = validation_inputs(plays.inputs, share=grid.validation_share, work=work)
     shorter = replace(plays, inputs=inputs, budget_s=budget_s).with_settings(evaluations=times, seed=grid.seed)
     tried = list(product(methods, grid.rates))

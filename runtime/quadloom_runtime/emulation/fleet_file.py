@@ -26,7 +26,8 @@ class TaskSection(Section):
     `aggregation`: how updates become an adapter; the server knows these names, too.
     `largest_staleness`: rounds by which an update may be late and still count, 0 by default.
     `server_learning_rate`: share of a round's mean change that the server takes, 1 by default.
-    `mean_of_rounds`: recent rounds over which the adapter is averaged that is evaluated, 1 by default.
+    `server_decay_rounds`: that share falls by 1 / sqrt(1 + round / this); by default it stays.
+    `mean_share`: of all rounds, the last, over which the adapter is averaged that is evaluated; 0, none, by default.
     """
 
     family: Path
@@ -36,7 +37,8 @@ class TaskSection(Section):
     aggregation: str | None = None
     largest_staleness: int | None = Field(default=None, ge=0)
     server_learning_rate: float | None = Field(default=None, gt=0, le=1)
-    mean_of_rounds: int | None = Field(default=None, ge=1)
+    server_decay_rounds: float | None = Field(default=None, gt=0)
+    mean_share: float | None = Field(default=None, ge=0, lt=1)
     target_accuracy: float | None = Field(default=None, gt=0, le=1)
     target_loss: float | None = Field(default=None, gt=0)
     round_deadline_s: float = Field(default=600.0, gt=0)

@@ -4,6 +4,7 @@ Reddi et al., Adaptive Federated Optimization, arXiv 2003.00295, algorithms 1 an
 arXiv 1909.06335.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ class ServerOptimizer(Protocol):
     """
 
     def step(
-        self, moments: Moments, parameters: Parameters, aggregate: Parameters
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters, *, round_index: int
     ) -> tuple[dict[str, FloatArray], Moments]:
         """The next parameters and moments.
 
@@ -40,24 +41,33 @@ class ServerOptimizer(Protocol):
             moments: of the rounds before, left as they are.
             parameters: the global parameters before the round.
             aggregate: what a method made of them and the round's updates.
+            round_index: 1 in the first round.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvgStep:
-    """``x + rate d``; with rate 1 the aggregate itself, bit by bit. It has no moments."""
+    """``x + rate d / sqrt(1 + round / decay_rounds)``; with rate 1 and no decay the aggregate itself, bit by bit.
+
+    It has no moments. The decay is that of stochastic gradient descent whose end is not known.
+
+    Attributes:
+        decay_rounds: of which three make the rate half of what it was; None for no decay.
+    """
 
     rate: float = 1.0
+    decay_rounds: float | None = None
 
     def step(
-        self, moments: Moments, parameters: Parameters, aggregate: Parameters
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters, *, round_index: int
     ) -> tuple[dict[str, FloatArray], Moments]:
         """One step."""
-        if self.rate == 1.0:
+        if self == FedAvgStep():
             return dict(aggregate), moments
+        rate = self.rate if self.decay_rounds is None else self.rate / math.sqrt(1 + round_index / self.decay_rounds)
         changes = _changes(parameters, aggregate)
-        return _moved(parameters, {name: self.rate * change for name, change in changes.items()}), moments
+        return _moved(parameters, {name: rate * change for name, change in changes.items()}), moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +82,10 @@ class FedAvgMomentum:
     momentum: float = 0.8
 
     def step(
-        self, moments: Moments, parameters: Parameters, aggregate: Parameters
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters, *, round_index: int
     ) -> tuple[dict[str, FloatArray], Moments]:
         """One step."""
+        del round_index
         velocity = {
             name: self.momentum * moments.mean.get(name, np.zeros_like(change)) + change
             for name, change in _changes(parameters, aggregate).items()
@@ -102,9 +113,10 @@ class FedAdam:
     tau: float = 1e-3
 
     def step(
-        self, moments: Moments, parameters: Parameters, aggregate: Parameters
+        self, moments: Moments, parameters: Parameters, aggregate: Parameters, *, round_index: int
     ) -> tuple[dict[str, FloatArray], Moments]:
         """One step."""
+        del round_index
         steps, means, squares = {}, dict(moments.mean), dict(moments.square)
         for name, change in _changes(parameters, aggregate).items():
             mean = self.beta1 * means.get(name, np.zeros_like(change)) + (1 - self.beta1) * change
@@ -126,20 +138,20 @@ def _moved(parameters: Parameters, steps: Mapping[str, NDArray[np.float64]]) -> 
     }
 
 
-def check_combination(optimizer: ServerOptimizer, method: Aggregation[Any], *, mean_of_rounds: int = 1) -> None:
+def check_combination(optimizer: ServerOptimizer, method: Aggregation[Any], *, mean_share: float = 0.0) -> None:
     """Refuse what compares or adds up entries of A and B across rounds between which the method turns them.
 
     Args:
-        mean_of_rounds: over which the parameters are averaged, see `recent_mean.py`.
+        mean_share: of all rounds, over which the parameters are averaged, see `recent_mean.py`.
 
     Raises:
         QuadloomError: they do not go together.
     """
-    if not method.keeps_basis and mean_of_rounds > 1:
+    if not method.keeps_basis and mean_share > 0:
         raise QuadloomError(
-            f"{type(method).__name__} gives A and B in a new basis each round, so a mean of {mean_of_rounds} rounds "
-            "would add up entries that mean different things",
-            remedy="use a mean of 1 round, or a method that averages A and B",
+            f"{type(method).__name__} gives A and B in a new basis each round, so a mean over {mean_share:g} of all "
+            "rounds would add up entries that mean different things",
+            remedy="use no mean of rounds, or a method that averages A and B",
         )
     if not method.keeps_basis and optimizer != FedAvgStep():
         raise QuadloomError(

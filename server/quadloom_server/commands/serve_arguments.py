@@ -31,7 +31,8 @@ POLICY = (
     "largest_staleness",
     "aggregation",
     "server_learning_rate",
-    "mean_of_rounds",
+    "server_decay_rounds",
+    "mean_share",
     "round_deadline_s",
     "target_accuracy",
     "target_loss",
@@ -163,10 +164,17 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
         help="share of a round's mean change that the server takes; below 1 where rounds do not wait (default 1)",
     )
     group.add_argument(
-        "--mean-of-rounds",
-        type=int,
+        "--server-decay-rounds",
+        type=float,
         metavar="N",
-        help="evaluate and give out the mean of the last rounds, while devices train the newest (default 1)",
+        help="the server takes less and less: 1 / sqrt(1 + round / N) of that share (default: always the same)",
+    )
+    group.add_argument(
+        "--mean-share",
+        type=float,
+        metavar="X",
+        help="evaluate and give out the mean over the last X of all rounds, e.g. 0.33, while devices train the newest "
+        "(default 0: the newest)",
     )
     group.add_argument(
         "--round-deadline-s", type=float, metavar="S", help="when a round stops waiting for devices (default 600)"

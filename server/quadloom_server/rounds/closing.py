@@ -48,20 +48,20 @@ def aggregated(number: int, adapters: DeviceAdapters, server_optimizer: ServerOp
             update = TrainedUpdate(start=start, trained=trained, weight=weight)
             sums = method.fold(sums, update.scaled(shares[each].reach))
     before = state.adapters.read(number - 1)
-    return server_optimizer.step(Moments(), before, method.finish(before, sums))[0]
+    return server_optimizer.step(Moments(), before, method.finish(before, sums), round_index=number)[0]
 
 
 def shown_after(
-    number: int, parameters: dict[str, FloatArray], adapters: AdapterFolders, *, window: int
+    number: int, parameters: dict[str, FloatArray], adapters: AdapterFolders, *, mean_share: float
 ) -> dict[str, FloatArray]:
     """What the task is judged by and gives out after a round: what the round gave, or its mean with those before.
 
     Args:
-        window: recent rounds that the mean is over; 1 for none.
+        mean_share: of all rounds, the last, that the mean is over; 0 for none.
     """
-    if window == 1:
+    if mean_share == 0:
         return parameters
-    mean = recent_mean(adapters.read_mean(number - 1), parameters, round_index=number, window=window)
+    mean = recent_mean(adapters.read_mean(number - 1), parameters, round_index=number, share=mean_share)
     adapters.write_mean(number, mean)
     return mean
 

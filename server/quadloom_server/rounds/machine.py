@@ -84,7 +84,7 @@ class Rounds:
         self.planning = RoundPlanning(self.policy.planner, self.family, self.settings)
         averaging = Averaging(self.policy.aggregation, self.family.manifest)
         # What cannot be averaged so is refused before any device trains it.
-        check_combination(self.policy.server_optimizer, averaging.method(), mean_of_rounds=self.policy.mean_of_rounds)
+        check_combination(self.policy.server_optimizer, averaging.method(), mean_share=self.policy.mean_share)
         self.adapters = DeviceAdapters(self.state, averaging)
 
     def start(self) -> None:
@@ -224,10 +224,10 @@ class Rounds:
     def _close(self, number: int) -> None:
         parameters = aggregated(number, self.adapters, self.policy.server_optimizer)
         adapter = self.state.adapters.write(number, parameters)
-        window = self.policy.mean_of_rounds
-        shown = shown_after(number, parameters, self.state.adapters, window=window)
+        mean_share = self.policy.mean_share
+        shown = shown_after(number, parameters, self.state.adapters, mean_share=mean_share)
         evaluation = None if self.evaluator is None else evaluate_checked(self.evaluator, shown, round_number=number)
-        self.state.adapters.point_latest(number, mean=window > 1)
+        self.state.adapters.point_latest(number, mean=mean_share > 0)
         lower_ranks = self.adapters.lower_ranks(number)
         reach("adapter-written-before-commit")
         with self.turn() as turn:

@@ -24,8 +24,10 @@ class RoundPolicy:
         aggregation: name of how updates become an adapter, see `aggregation.methods.select`.
         server_learning_rate: share of an aggregate's change that the server takes; where rounds do not wait for all,
             several are under way that all make the same change, so less than 1.
-        mean_of_rounds: recent rounds over which the adapter is averaged that is evaluated and given out; devices start
-            from the newest. 1 gives out that.
+        server_decay_rounds: the server takes less and less, after a round ``1 / sqrt(1 + round / this)`` of that
+            share; None for no decay.
+        mean_share: of all rounds, the last, over which the adapter is averaged that is evaluated and given out; devices
+            start from the newest. 0 gives out that.
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
         target_accuracy: accuracy of the global model at which training ends early, None to train all rounds.
         target_loss: the same for its loss.
@@ -46,7 +48,8 @@ class RoundPolicy:
     largest_staleness: int = 0
     aggregation: str = DEFAULT_AGGREGATION
     server_learning_rate: float = 1.0
-    mean_of_rounds: int = 1
+    server_decay_rounds: float | None = None
+    mean_share: float = 0.0
     round_deadline_s: float = 600.0
     target_accuracy: float | None = None
     target_loss: float | None = None
@@ -71,9 +74,11 @@ class RoundPolicy:
                 f"server_learning_rate is {self.server_learning_rate}",
                 remedy="give server_learning_rate more than 0 and at most 1",
             )
-        for name in ("rounds", "max_devices", "min_devices", "min_updates", "mean_of_rounds"):
+        for name in ("rounds", "max_devices", "min_devices", "min_updates"):
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
+        if not 0 <= self.mean_share < 1:
+            raise QuadloomError(f"mean_share is {self.mean_share}", remedy="give mean_share at least 0 and less than 1")
         if not 0 < self.round_deadline_s < math.inf:
             cause = f"round_deadline_s is {self.round_deadline_s}"
             raise QuadloomError(cause, remedy="give round_deadline_s a positive time in seconds")
@@ -83,7 +88,13 @@ class RoundPolicy:
                     f"{name} is {getattr(self, name)}",
                     remedy=f"give {name} seconds above 0, at most {MAXIMUM_RETRY_AFTER_S:g}",
                 )
-        for name in ("target_loss", "max_update_norm", "clip_update_norm", "max_examples_per_update"):
+        for name in (
+            "server_decay_rounds",
+            "target_loss",
+            "max_update_norm",
+            "clip_update_norm",
+            "max_examples_per_update",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise QuadloomError(f"{name} is {value}", remedy=f"give {name} a positive number, or leave it out")
@@ -95,4 +106,4 @@ class RoundPolicy:
     @property
     def server_optimizer(self) -> FedAvgStep:
         """What the server makes of an aggregate."""
-        return FedAvgStep(rate=self.server_learning_rate)
+        return FedAvgStep(rate=self.server_learning_rate, decay_rounds=self.server_decay_rounds)

@@ -1,7 +1,8 @@
 """The methods of the race, one value each: who is asked, who trains what, at which rank, and how it is averaged.
 
 A device that cannot hold what a method wants of it sits out: under `full-depth` one that cannot hold full depth with
-all quantization that the family offers, under `exclude-weak` one that cannot without. Both draw among the others. For
+all quantization that the family offers, under `exclude-weak` one that cannot without. Both draw among the others.
+`full-depth-everywhere` is no baseline but a yardstick: every device trains all layers, unquantized, as if it could. For
 `hetlora` and `flexlora` every device trains the deepest member that fits it, at its group's rank: their papers have
 devices that differ in rank alone, and shutting the weak ones out would take away what they are made for. So it is with
 `zero-padding` and `uniform-smallest-rank`, with which FlexLoRA's paper compares; if all ranks are equal, padding adds
@@ -11,7 +12,8 @@ device into each round, and has devices train on all of their classes of text al
 gain is due to that alone, and `fedquad-steady` what momentum on the server does instead.
 `best` is balanced, too, and waits for nobody: a round closes with two updates of the eight under way. Each of the eight
 started without the others' changes, so what all want is changed up to four times over; with the whole step of every
-round that swings without end, with 0.4 of it no longer. What swings are left the mean of recent rounds takes away.
+round that swings without end, with 0.4 of it no longer. That share falls as rounds go by, since devices have few
+examples of some classes and learn these by heart; what swings are left the mean of recent rounds takes away.
 """
 
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from quadloom_server.planning.round_plan import RoundPlanner
 from quadloom_server.simulation.layer_choice import LayerChoice, important_layers, layer_planner, random_layers
 from quadloom_server.simulation.selection import Selection, able, every_class, every_class_at_work, uniform
 from quadloom_server.simulation.virtual_clock import SYNCHRONOUS, Closing
+from quadloom_server.simulation.without_limits import without_memory_limits
 
 Ranks = Literal["family", "own", "smallest"]
 
@@ -43,8 +46,8 @@ class Method:
         closing: when its rounds close, unless the run says otherwise.
         weighting: what each update of a round counts.
         server_optimizer: what the server makes of the average.
-        mean_of_rounds: over so many recent rounds the parameters are averaged that are judged; devices start from the
-            newest. 1 judges those.
+        mean_share: over the last so many of all rounds the parameters are averaged that are judged; devices start
+            from the newest. 0 judges those.
         class_balance: whether devices train on all of their classes alike.
     """
 
@@ -56,7 +59,7 @@ class Method:
     closing: Closing = SYNCHRONOUS
     weighting: Weighting = by_examples
     server_optimizer: ServerOptimizer = field(default_factory=FedAvgStep)
-    mean_of_rounds: int = 1
+    mean_share: float = 0.0
     class_balance: bool = False
 
 
@@ -65,8 +68,8 @@ METHODS: Final[Mapping[str, Method]] = {
         planner("deadline"),
         selection=every_class_at_work,
         closing=Closing(updates=2, largest_staleness=8),
-        server_optimizer=FedAvgStep(rate=0.4),
-        mean_of_rounds=8,
+        server_optimizer=FedAvgStep(rate=0.4, decay_rounds=20),
+        mean_share=1 / 3,
         class_balance=True,
     ),
     "fedquad": Method(planner("fedquad")),
@@ -82,6 +85,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "deadline-inclusion": Method(planner("deadline"), weighting=by_missed_rounds),
     "full-depth": Method(planner("full-depth"), selection=able),
     "exclude-weak": Method(planner("exclude-weak"), selection=able),
+    "full-depth-everywhere": Method(without_memory_limits(planner("exclude-weak"))),
     "uniform-depth": Method(planner("uniform-depth")),
     "depth-only": Method(planner("depth-only")),
     "hetlora": Method(planner("deepest"), aggregation="hetlora", ranks="own"),

@@ -76,7 +76,7 @@ def open_world(
     ranks = set() if chosen.ranks == "family" else {device.rank for device in devices}
     layout = adapter_layout(manifest.parameters, alpha=manifest.lora.alpha, device_ranks=sorted(ranks))
     aggregation = make_aggregation(chosen.aggregation, layout)
-    check_combination(chosen.server_optimizer, aggregation, mean_of_rounds=chosen.mean_of_rounds)
+    check_combination(chosen.server_optimizer, aggregation, mean_share=chosen.mean_share)
     return World(
         manifest=manifest,
         references=reference_costs(manifest),

@@ -52,7 +52,9 @@ def play_round(world: World, state: State, planned: PlannedRound | None = None) 
         (each for each in updates if each.facts.at_s <= closed_s), key=lambda each: (each.facts.at_s, each.facts.device)
     )
     aggregate = aggregated(world, state, arrived)
-    parameters, moments = world.method.server_optimizer.step(state.moments, state.parameters, aggregate)
+    parameters, moments = world.method.server_optimizer.step(
+        state.moments, state.parameters, aggregate, round_index=facts.next_round
+    )
     record = _record(facts, arrived, closed_s=closed_s, sat_out=len(asked) - len(leaving))
     return State(
         facts=Facts(
@@ -81,10 +83,10 @@ def aggregated(world: World, state: State, arrived: Sequence[Update]) -> dict[st
 
 def _mean(world: World, state: State, parameters: Mapping[str, FloatArray]) -> dict[str, FloatArray] | None:
     """Over recent rounds, if the method has such a mean judged."""
-    window = world.method.mean_of_rounds
-    if window == 1:
+    share = world.method.mean_share
+    if share == 0:
         return None
-    return recent_mean(state.judged, parameters, round_index=state.facts.next_round, window=window)
+    return recent_mean(state.judged, parameters, round_index=state.facts.next_round, share=share)
 
 
 def _closing_time_s(world: World, state: State, leaving: Sequence[Departure]) -> float:

@@ -24,13 +24,22 @@ def vector(*values: float) -> np.ndarray:
 
 def test_federated_averaging_at_rate_one_is_the_aggregate_bit_by_bit() -> None:
     aggregate = {"x": vector(0.1, 1e-7)}
-    found, _ = FedAvgStep().step(Moments(), {"x": vector(1e7, 3)}, aggregate)
+    found, _ = FedAvgStep().step(Moments(), {"x": vector(1e7, 3)}, aggregate, round_index=1)
     assert found["x"].tobytes() == aggregate["x"].tobytes()
 
 
 def test_federated_averaging_goes_its_rate_of_the_way() -> None:
-    found, _ = FedAvgStep(rate=0.25).step(Moments(), {"x": vector(1, 2)}, {"x": vector(5, -2)})
+    found, _ = FedAvgStep(rate=0.25).step(Moments(), {"x": vector(1, 2)}, {"x": vector(5, -2)}, round_index=9)
     np.testing.assert_allclose(found["x"], [2, 1])
+
+
+def test_federated_averaging_with_decay_goes_half_of_its_way_after_three_times_so_many_rounds() -> None:
+    optimizer = FedAvgStep(rate=0.8, decay_rounds=20)
+    moved = {
+        number: optimizer.step(Moments(), {"x": vector(0)}, {"x": vector(1)}, round_index=number)[0]["x"][0]
+        for number in (1, 60, 1980)
+    }
+    assert moved == pytest.approx({1: 0.8 / math.sqrt(1.05), 60: 0.4, 1980: 0.08})
 
 
 def test_fed_adam_equals_its_sums_written_out() -> None:
@@ -41,7 +50,7 @@ def test_fed_adam_equals_its_sums_written_out() -> None:
     expected = [1.0, -1.0]
     for t, change in enumerate(changes, start=1):
         aggregate = {"x": (parameters["x"] + np.array(change)).astype(np.float32)}
-        parameters, state = optimizer.step(state, parameters, aggregate)
+        parameters, state = optimizer.step(state, parameters, aggregate, round_index=t)
         for entry in range(2):
             past = [each[entry] for each in changes[:t]]
             m = 0.2 * sum(0.8 ** (t - i) * d for i, d in enumerate(past, start=1))
@@ -59,7 +68,7 @@ def test_momentum_equals_its_sum_written_out() -> None:
     expected = [1.0, -1.0]
     for t, change in enumerate(changes, start=1):
         aggregate = {"x": (parameters["x"] + np.array(change)).astype(np.float32)}
-        parameters, state = optimizer.step(state, parameters, aggregate)
+        parameters, state = optimizer.step(state, parameters, aggregate, round_index=t)
         for entry in range(2):
             expected[entry] += 0.25 * sum(0.7 ** (t - i) * each[entry] for i, each in enumerate(changes[:t], start=1))
         np.testing.assert_allclose(parameters["x"], expected, rtol=1e-5)
@@ -69,8 +78,8 @@ def test_momentum_equals_its_sum_written_out() -> None:
 @pytest.mark.parametrize("optimizer", [FedAdam(), FedAvgMomentum()])
 def test_what_nobody_trained_is_left_alone_with_its_moments(optimizer: ServerOptimizer) -> None:
     before = {"x": vector(1, 2), "y": vector(3)}
-    first, state = optimizer.step(Moments(), before, {"x": vector(2, 3), "y": vector(4)})
-    second, after = optimizer.step(state, first, {"x": first["x"] + 1, "y": first["y"]})
+    first, state = optimizer.step(Moments(), before, {"x": vector(2, 3), "y": vector(4)}, round_index=1)
+    second, after = optimizer.step(state, first, {"x": first["x"] + 1, "y": first["y"]}, round_index=2)
     assert second["y"].tobytes() == first["y"].tobytes()
     assert after.mean["y"] is state.mean["y"]
     assert (second["x"] != first["x"]).all()
@@ -78,9 +87,9 @@ def test_what_nobody_trained_is_left_alone_with_its_moments(optimizer: ServerOpt
 
 @pytest.mark.parametrize("optimizer", [FedAdam(), FedAvgMomentum()])
 def test_a_step_leaves_the_state_before_as_it_was(optimizer: ServerOptimizer) -> None:
-    _, state = optimizer.step(Moments(), {"x": vector(1)}, {"x": vector(2)})
+    _, state = optimizer.step(Moments(), {"x": vector(1)}, {"x": vector(2)}, round_index=1)
     copy = state.mean["x"].copy()
-    optimizer.step(state, {"x": vector(1)}, {"x": vector(9)})
+    optimizer.step(state, {"x": vector(1)}, {"x": vector(9)}, round_index=2)
     np.testing.assert_array_equal(state.mean["x"], copy)
 
 
@@ -95,14 +104,16 @@ def test_moments_are_refused_where_the_basis_turns_every_round(name: str) -> Non
             check_combination(FedAdam(), method)
         with pytest.raises(QuadloomError, match="basis"):
             check_combination(FedAvgStep(rate=0.5), method)
+        with pytest.raises(QuadloomError, match="basis"):
+            check_combination(FedAvgStep(decay_rounds=20), method)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_mean_of_rounds_is_refused_where_the_basis_turns_every_round(name: str) -> None:
     method = make_aggregation(name, make_layout())
     if method.keeps_basis:
-        check_combination(FedAvgStep(), method, mean_of_rounds=2)
+        check_combination(FedAvgStep(), method, mean_share=0.5)
     else:
-        check_combination(FedAvgStep(), method, mean_of_rounds=1)
-        with pytest.raises(QuadloomError, match="mean of 2 rounds"):
-            check_combination(FedAvgStep(), method, mean_of_rounds=2)
+        check_combination(FedAvgStep(), method, mean_share=0)
+        with pytest.raises(QuadloomError, match=r"mean over 0\.5 of all rounds"):
+            check_combination(FedAvgStep(), method, mean_share=0.5)

@@ -37,8 +37,18 @@ def test_the_server_takes_the_share_of_a_change_that_it_is_told_to(make_task: Ma
             np.testing.assert_allclose(value - before[name], 0.5, rtol=0, atol=1e-6, err_msg=name)
 
 
+def test_it_takes_less_from_round_to_round_if_it_is_told_how_fast(make_task: MakeTask) -> None:
+    task = make_task(rounds=2, server_learning_rate=0.5, server_decay_rounds=0.5)
+    (device,) = task.enrol("phone")
+    for number, share in ((1, 0.5 / np.sqrt(3)), (2, 0.5 / np.sqrt(5))):
+        before = float(task.parameters(number - 1)[HEAD][0])
+        contribute(task, device, 2.0)
+        task.run_background()
+        assert task.parameters(number)[HEAD][0] - before == pytest.approx(2.0 * share, abs=1e-6)
+
+
 def test_devices_start_from_the_newest_and_the_mean_is_judged_and_given_out(make_task: MakeTask) -> None:
-    task = make_task(rounds=4, mean_of_rounds=3)
+    task = make_task(rounds=4, mean_share=0.75)
     (device,) = task.enrol("phone")
     start = float(task.parameters(0)[HEAD][0])
     expected = []
@@ -49,7 +59,7 @@ def test_devices_start_from_the_newest_and_the_mean_is_judged_and_given_out(make
         task.run_background()
         newest = start + sum((1.0, 4.0, -2.0, 3.0)[:number])
         assert task.parameters(number)[HEAD][0] == pytest.approx(newest, abs=1e-5)
-        expected.append(newest if number == 1 else expected[-1] + (newest - expected[-1]) / min(number, 3))
+        expected.append(newest if number == 1 else expected[-1] + (newest - expected[-1]) / (0.75 * number))
         assert shown(task) == pytest.approx(expected[-1], abs=1e-5)
     evaluations = [each.evaluation.accuracy for each in task.rounds.task_status().rounds]
     assert evaluations == pytest.approx([1 / (1 + np.exp(-value)) for value in expected], abs=1e-6)
@@ -57,7 +67,7 @@ def test_devices_start_from_the_newest_and_the_mean_is_judged_and_given_out(make
 
 
 def test_a_server_that_is_killed_while_it_closes_a_round_shows_the_same(make_task: MakeTask) -> None:
-    task = make_task(rounds=3, mean_of_rounds=2, server_learning_rate=0.5)
+    task = make_task(rounds=3, mean_share=0.9, server_learning_rate=0.5, server_decay_rounds=2)
     (device,) = task.enrol("phone")
     for change in (1.0, 3.0):
         contribute(task, device, change)
@@ -78,14 +88,14 @@ def test_a_mean_begun_late_begins_with_the_round_before(make_task: MakeTask) -> 
         contribute(task, device, change)
         task.run_background()
     second = float(task.parameters(2)[HEAD][0])
-    task.policy = RoundPolicy(rounds=9, mean_of_rounds=2)
+    task.policy = RoundPolicy(rounds=9, mean_share=0.8)
     task.restart()
     contribute(task, device, 4.0)
     task.run_background()
-    assert shown(task) == pytest.approx(second + 4.0 / 2, abs=1e-5)
+    assert shown(task) == pytest.approx(second + 4.0 / (0.8 * 3), abs=1e-5)
 
 
-@pytest.mark.parametrize("given", [{"server_learning_rate": 0.5}, {"mean_of_rounds": 4}])
+@pytest.mark.parametrize("given", [{"server_learning_rate": 0.5}, {"server_decay_rounds": 9}, {"mean_share": 0.5}])
 def test_what_adds_up_rounds_is_refused_where_factors_are_made_anew_each_round(
     make_task: MakeTask, given: dict[str, float]
 ) -> None:
@@ -96,8 +106,12 @@ def test_what_adds_up_rounds_is_refused_where_factors_are_made_anew_each_round(
 
 @pytest.mark.parametrize(
     "given",
-    [{"server_learning_rate": 0.0}, {"server_learning_rate": 1.5}, {"server_learning_rate": float("nan")}],
+    [
+        *({"server_learning_rate": value} for value in (0.0, 1.5, float("nan"))),
+        *({"mean_share": value} for value in (-0.1, 1.0, float("nan"))),
+        *({"server_decay_rounds": value} for value in (0.0, float("inf"))),
+    ],
 )
 def test_a_share_that_is_none_is_refused(given: dict[str, float]) -> None:
-    with pytest.raises(QuadloomError, match="server_learning_rate is"):
+    with pytest.raises(QuadloomError, match=f"{next(iter(given))} is"):
         RoundPolicy(**given)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from tests.server.simulation.conftest import SETTINGS, two_groups
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.simulation import simulation
-from quadloom_server.simulation.evaluation_schedule import AtTimes, EveryRounds, equally_spaced
+from quadloom_server.simulation.evaluation_schedule import AtTimes, EveryRounds, closer_early, equally_spaced
 from quadloom_server.simulation.fleet_file import TimeSection
 from quadloom_server.simulation.result import Budget
 from quadloom_server.simulation.round import play_round
@@ -46,6 +46,13 @@ def test_equal_times_end_with_the_budget_and_leave_the_start_out():
         equally_spaced(0, budget_s=10)
     with pytest.raises(ValidationError, match="do not rise"):
         AtTimes(times_s=(2.0, 1.0))
+
+
+def test_times_closer_early_end_with_the_budget_and_lie_the_further_apart_the_later():
+    assert closer_early(4, budget_s=8).times_s == pytest.approx((1, 2.8284, 5.1962, 8), abs=1e-4)
+    assert closer_early(7, budget_s=0.7).times_s[-1] == 0.7
+    with pytest.raises(QuadloomError, match="--evaluations is -1"):
+        closer_early(-1, budget_s=10)
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)
