@@ -89,6 +89,7 @@ def _devices(manifest: "FamilyManifest", fleet: "FleetFile") -> list["PlannedDev
             slowdown=section.slowdown or kind.slowdown,
             download_bytes_per_s=link or kind.download_bytes_per_s,
             upload_bytes_per_s=link or kind.upload_bytes_per_s,
+            rank_share=(section.rank or manifest.lora.rank) / manifest.lora.rank,
         )
         capabilities = Capabilities(
             formats=section.formats or every_format,

@@ -7,10 +7,11 @@ forward and backward (what the backward recomputes is counted among the latter) 
 The two factors belong to the device; `calibration.py` fits them to what it reports.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, MemberSpec
+from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, MemberSpec, ParameterSpec
 from quadloom_server.planning.plan import BYTES_PER_VALUE, QUANTIZATION_OPERATIONS
 
 REFERENCE_SECONDS_PER_OPERATION = 2.5e-11
@@ -32,6 +33,7 @@ class ReferenceCost:
         shared_bytes: files that it shares with every member of its format (weights, tokenizer), fetched once.
         adapter_bytes: the global trainable tensors, fetched in every round.
         update_bytes: the change of the tensors that it trains, sent in every round.
+        head_bytes: of each of the two, what is not LoRA and has the same size at every rank.
     """
 
     arithmetic_s: float
@@ -40,6 +42,7 @@ class ReferenceCost:
     shared_bytes: int = 0
     adapter_bytes: int = 0
     update_bytes: int = 0
+    head_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class DeviceCost:
         slowdown: seconds that it takes for one second of the reference machine's arithmetic.
         quantization_ratio: how much dearer quantization is, relative to arithmetic, than on the reference machine.
         download_bytes_per_s, upload_bytes_per_s: speed of its link, None for no bound.
+        rank_share: LoRA rank at which it trains, as a share of the family's.
     """
 
     slowdown: float = 1.0
     quantization_ratio: float = 1.0
     download_bytes_per_s: float | None = None
     upload_bytes_per_s: float | None = None
+    rank_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def reference_costs(manifest: FamilyManifest) -> dict[MemberKey, ReferenceCost]:
     time of two members say nothing about which is faster.
     """
     measured = all(each.measured_step_s for each in manifest.members)
-    adapter_bytes = BYTES_PER_VALUE * sum(_values(row.shape) for row in manifest.parameters)
+    adapter_bytes = _bytes(manifest.parameters)
+    head_bytes = _bytes([row for row in manifest.parameters if row.rank is None])
     tokenizer_bytes = sum(blob.size_bytes for blob in manifest.tokenizer)
     found = {}
     for member in manifest.members:
@@ -106,8 +112,8 @@ def reference_costs(manifest: FamilyManifest) -> dict[MemberKey, ReferenceCost]:
             own_bytes=member.graph.size_bytes + sum(blob.size_bytes for blob in member.companions),
             shared_bytes=manifest.format_spec(member.key.format).weights.size_bytes + tokenizer_bytes,
             adapter_bytes=adapter_bytes,
-            update_bytes=BYTES_PER_VALUE
-            * sum(_values(row.shape) for row in manifest.trained_parameters(member.key.depth)),
+            update_bytes=_bytes(manifest.trained_parameters(member.key.depth)),
+            head_bytes=head_bytes,
         )
     return found
 
@@ -147,11 +153,15 @@ def completion_time(
         fetched: members that the device has had before, whose files it need not fetch again.
     """
     member = references[key]
+    adapter_bytes, update_bytes = (
+        member.head_bytes + device.rank_share * (each - member.head_bytes)
+        for each in (member.adapter_bytes, member.update_bytes)
+    )
     return CompletionTime(
         files_s=transfer_s(_files_bytes(key, member, fetched=fetched), device.download_bytes_per_s),
-        adapter_s=transfer_s(member.adapter_bytes, device.download_bytes_per_s),
+        adapter_s=transfer_s(adapter_bytes, device.download_bytes_per_s),
         train_s=steps * step_s(device, member),
-        upload_s=transfer_s(member.update_bytes, device.upload_bytes_per_s),
+        upload_s=transfer_s(update_bytes, device.upload_bytes_per_s),
     )
 
 
@@ -166,13 +176,10 @@ def _files_bytes(key: MemberKey, member: ReferenceCost, *, fetched: Collection[M
     return own + shared
 
 
-def transfer_s(size_bytes: int, bytes_per_s: float | None) -> float:
+def transfer_s(size_bytes: float, bytes_per_s: float | None) -> float:
     """Seconds that so many bytes take on a link; none where the link has no bound."""
     return 0.0 if bytes_per_s is None else size_bytes / bytes_per_s
 
 
-def _values(shape: Sequence[int]) -> int:
-    values = 1
-    for extent in shape:
-        values *= extent
-    return values
+def _bytes(rows: Sequence[ParameterSpec]) -> int:
+    return BYTES_PER_VALUE * sum(math.prod(row.shape) for row in rows)

@@ -47,7 +47,12 @@ def planned_devices(
                 name=device.name,
                 capabilities=capabilities,
                 cost=device_cost(
-                    capabilities, references, reported.get(device.id, ()), understated=understated, settings=settings
+                    capabilities,
+                    references,
+                    reported.get(device.id, ()),
+                    family_rank=manifest.lora.rank,
+                    understated=understated,
+                    settings=settings,
                 ),
                 memory=memory_estimate(members, failures, peaks.get(device.id, {})),
                 excluded=frozenset(key for each in failures for key in as_demanding_as(each.member, manifest.members)),
@@ -91,6 +96,7 @@ def device_cost(
     references: Mapping[MemberKey, ReferenceCost],
     reported: Sequence[ReportedWork],
     *,
+    family_rank: int,
     understated: float,
     settings: TrainingSettings,
 ) -> DeviceCost:
@@ -103,6 +109,7 @@ def device_cost(
         slowdown=capabilities.slowdown * understated,
         download_bytes_per_s=capabilities.download_bytes_per_s,
         upload_bytes_per_s=capabilities.upload_bytes_per_s,
+        rank_share=(capabilities.rank or family_rank) / family_rank,
     )
     reports = [each.report for each in reported]
     return calibrated(

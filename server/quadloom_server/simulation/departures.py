@@ -71,17 +71,6 @@ def trained(world: World, state: State, departure: Departure) -> Update:
     return Update(facts, update.start, update.trained)
 
 
-def _rank_of(device: SimulatedDevice, world: World) -> int:
-    """LoRA rank at which the device trains."""
-    match world.method.ranks:
-        case "family":
-            return world.manifest.lora.rank
-        case "own":
-            return device.rank
-        case "smallest":
-            return min(each.rank for each in world.devices)
-
-
 def _training(world: World, *, steps: int, seed: int) -> TrainingSettings:
     """Settings of one device in one round."""
     balance = world.settings.training.class_balance or world.method.class_balance
@@ -102,7 +91,7 @@ def _departure(
     work = LocalWork(
         member=member,
         rows=world.rows[device.name],
-        rank=_rank_of(device, world),
+        rank=world.rank_of(device),
         layers=layers,
         settings=_training(world, steps=steps, seed=order),
         adjust_logits=world.settings.adjust_logits,

@@ -1,6 +1,7 @@
 """What a planner is told about a simulated fleet: profiles and reports, never what is true of a device."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from quadloom_runtime.contract.wire import Capabilities
 from quadloom_server.planning.calibration import calibrated
@@ -39,7 +40,7 @@ def _planned(world: World, device: SimulatedDevice, history: DeviceHistory) -> P
         profile=device.group,
     )
     cost = calibrated(
-        device.assumed_cost,
+        replace(device.assumed_cost, rank_share=world.rank_of(device) / world.manifest.lora.rank),
         world.references,
         training=history.training,
         downloads=history.downloads,

@@ -75,3 +75,13 @@ class World:
     settings: RunSettings
     train: Callable[[LocalWork, Parameters], LocalUpdate]
     evaluate: Evaluator
+
+    def rank_of(self, device: SimulatedDevice) -> int:
+        """LoRA rank at which the device trains."""
+        match self.method.ranks:
+            case "family":
+                return self.manifest.lora.rank
+            case "own":
+                return device.rank
+            case "smallest":
+                return min(each.rank for each in self.devices)

@@ -1,5 +1,6 @@
 """The cost model: linear in the manifest's numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_what_a_device_has_it_does_not_fetch_again(fetched: tuple[MemberKey, ...
     assert completion_time(device, KEY, REFERENCES, steps=1, fetched=fetched).download_s == download_s
 
 
+def test_at_a_lower_rank_all_but_the_head_gets_smaller() -> None:
+    device = DeviceCost(download_bytes_per_s=10.0, upload_bytes_per_s=4.0, rank_share=0.25)
+    found = completion_time(device, KEY, {KEY: replace(COST, head_bytes=20)}, steps=1, fetched=(KEY,))
+    assert (found.download_s, found.upload_s) == ((20 + 80 / 4) / 10, (20 + 20 / 4) / 4)
+
+
 def test_a_link_without_bound_takes_no_time() -> None:
     found = completion_time(DeviceCost(), KEY, REFERENCES, steps=1, fetched=())
     assert found.download_s == found.upload_s == 0
@@ -66,3 +73,4 @@ def test_a_familys_costs_come_from_its_manifest(family_folder: Path) -> None:
     assert deep.update_bytes == deep.adapter_bytes == shallow.adapter_bytes
     assert deep.shared_bytes == 300_000 + 2
     assert deep.own_bytes == 1000
+    assert shallow.head_bytes == deep.head_bytes == 4 * head_values

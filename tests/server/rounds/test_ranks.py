@@ -62,6 +62,16 @@ def test_each_device_gets_the_adapter_at_its_rank_and_the_status_says_so(make_ta
     assert task.rounds.task_status().aggregation == "flexlora"
 
 
+def test_a_device_of_a_lower_rank_is_expected_to_send_and_fetch_less(make_task: MakeTask) -> None:
+    task = make_task(aggregation="flexlora")
+    link = {"slowdown": 1e-3, "download_bytes_per_s": 1e9, "upload_bytes_per_s": 100.0}
+    (low,) = task.enrol("low", rank=1, **link)
+    assignment = task.assignment(low)
+    sent = sum(value.nbytes for value in random_change(task, assignment, 0).values())
+    (work,) = task.rounds.task_status().rounds[-1].work
+    assert work.expected_s == pytest.approx(sent / 100, rel=1e-2)
+
+
 @pytest.mark.parametrize("name", ["hetlora", "zero-padding"])
 def test_padding_methods_give_the_leading_terms(make_task: MakeTask, name: str) -> None:
     task = make_task(aggregation=name)

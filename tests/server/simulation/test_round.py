@@ -122,6 +122,19 @@ def test_bytes_are_those_of_the_tensors_at_the_devices_rank(opened):
     assert {each.work.rank for each in leaving} == {2, 4}
 
 
+@pytest.mark.parametrize("method", ["hetlora", "uniform-smallest-rank", "fedquad"])
+def test_the_planner_expects_of_a_device_at_its_rank_what_that_takes(opened, method):
+    fleet = two_groups(per_round=4)
+    narrow = tuple(each.model_copy(update={"link_mbps": 0.01}) for each in fleet.group)
+    world, state = opened(fleet.model_copy(update={"group": narrow}), method)
+    plan = world.method.planner(round_context(world, state.facts, busy=()))
+    _, leaving = departures(world, state)
+    assert len(leaving) == 4
+    for each in leaving:
+        assert plan[each.device.name].expected_s == pytest.approx(each.trip.time.total_s)
+        assert each.trip.time.upload_s > 0.1
+
+
 def test_at_the_smallest_rank_of_the_fleet_padding_adds_nothing_to_plain_averaging(opened):
     world, state = opened(two_groups(per_round=4), "uniform-smallest-rank")
     _, leaving = departures(world, state)
