@@ -9,6 +9,7 @@ import pytest
 from tests.server.simulation.conftest import family, family_of_rank, inputs  # noqa: F401
 
 from quadloom_benchmarks.convergence import ceiling as ceiling_module
+from quadloom_benchmarks.convergence import race as race_module
 from quadloom_benchmarks.convergence.ceiling import Ceiling
 from quadloom_benchmarks.convergence.found import Convergence, Point, Row, Run
 from quadloom_benchmarks.convergence.grid import Choice, best
@@ -18,7 +19,7 @@ from quadloom_benchmarks.convergence.validation import validation_inputs
 from quadloom_runtime.cli import main
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.data import load_examples
-from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.errors import QuadloomError, TrainingDivergedError
 from quadloom_server.simulation.fleet_file import load_simulated_fleet
 
 FLEET = """
@@ -149,9 +150,9 @@ def test_times_are_medians_with_ranges_and_what_was_not_reached_is_counted_and_b
     medians = [row.median_s(found.target(0.95)) for row in found.rows]
     assert medians[:2] == pytest.approx([20, 90])
     assert math.isinf(medians[2])
-    assert found.ratio(best_row, 0.95) == (1.0, False)
-    assert found.ratio(slow, 0.95) == (pytest.approx(4.5), False)
-    assert found.ratio(never, 0.95) == (pytest.approx(5.0), True)
+    assert found.ratio(best_row, 0.95) == (1.0, "=")
+    assert found.ratio(slow, 0.95) == (pytest.approx(4.5), "=")
+    assert found.ratio(never, 0.95) == (pytest.approx(5.0), ">")
     assert math.isnan(found.ratio(slow, 0.98)[0])
     lines = table(found).splitlines()
     assert "20.0 (10.0 to 30.0) 3/3" in lines[4]
@@ -163,6 +164,49 @@ def test_times_are_medians_with_ranges_and_what_was_not_reached_is_counted_and_b
         ["4.50", "-", "77.00", "(74.00", "to", "77.00)", "25", "%", "2.0", "9"][1:],
         ["-", "74.00", "(74.00", "to", "77.00)", "25", "%", "2.0", "9"],
     ]
+
+
+def test_where_another_gets_there_and_ours_does_not_the_table_says_so():
+    found = race_of(best=(None, None, 20), other=(80, 40, None))
+    assert found.ratio(found.rows[1], 0.95) == (pytest.approx(0.8), "<")
+    assert "<0.80" in table(found)
+    assert "<0.80" in summary([found])
+
+
+def test_a_run_that_diverges_counts_as_one_that_never_got_there_and_ends_no_other(words, tmp_path, capfd, monkeypatch):
+    real = race_module.play
+
+    def diverging(run, method, *rest):
+        if (method, run.settings.seed) == ("flexlora", 1):
+            raise TrainingDivergedError("the loss of step 3", math.nan)
+        return real(run, method, *rest)
+
+    monkeypatch.setattr(race_module, "play", diverging)
+    assert main([*words, "--learning-rates", "3e-2", "--json", str(tmp_path / "race.json")]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.endswith("1 diverged") for line in lines[-2:]] == [False, True]
+    found = Convergence.model_validate_json((tmp_path / "race.json").read_bytes())
+    whole, broken = found.rows[1].runs
+    assert (whole.diverged, broken.diverged, broken.seed) == (False, True, 1)
+    assert {each.accuracy for each in broken.curve} == {found.ceiling.start.accuracy}
+    assert [each.at_s for each in broken.curve] == [each.at_s for each in whole.curve]
+
+
+def test_the_ceiling_can_have_learning_rates_of_its_own(words, tmp_path):
+    saved = ["--json", str(tmp_path / "race.json"), "--methods", "best", "--seeds", "0", "--learning-rates", "3e-2"]
+    assert main([*words, *saved, "--ceiling-learning-rates", "1e-5,1e-2"]) == 0
+    found = Convergence.model_validate_json((tmp_path / "race.json").read_bytes())
+    assert found.ceiling.choice.learning_rate == 1e-2
+    assert [rate for rate, _ in found.ceiling.choice.scores] == [1e-5, 1e-2]
+    assert found.rows[0].choice == Choice(learning_rate=3e-2)
+
+
+def test_runs_of_other_code_are_not_taken_for_found(words, tmp_path, monkeypatch):
+    one = [*words, "--methods", "best", "--seeds", "0", "--learning-rates", "3e-2"]
+    assert main(one) == 0
+    monkeypatch.setattr("quadloom_server.simulation.opening.code_sha256", lambda: "other")
+    assert main(one) == 0
+    assert len(list((tmp_path / "work").glob("best-0-*"))) == 2
 
 
 def test_the_table_says_what_a_target_is_worth():

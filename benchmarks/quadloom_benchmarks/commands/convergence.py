@@ -1,6 +1,7 @@
 """The arguments of `quadloom bench convergence`, and what it does with them."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,10 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rates",
         default="1e-3,3e-3",
         metavar="LIST",
-        help="of LoRA; of several, each method's and the ceiling's is chosen on validation text (default %(default)s)",
+        help="of LoRA; of several, each method's is chosen on validation text (default %(default)s)",
+    )
+    parser.add_argument(
+        "--ceiling-learning-rates", metavar="LIST", help="the same for central training (default: --learning-rates)"
     )
     parser.add_argument(
         "--validation-share", type=float, default=0.1, metavar="X", help="of --train (default %(default)s)"
@@ -109,6 +113,11 @@ def _race(arguments: argparse.Namespace) -> "Convergence":
         text_field=arguments.text_field,
         label_field=arguments.label_field,
     )
+    grid = Grid(
+        rates=parse_rates(arguments.learning_rates),
+        validation_share=arguments.validation_share,
+        budget_share=arguments.tuning_share,
+    )
     race = Race(
         name=arguments.fleet.stem if own else arguments.setting,
         plays=Play(
@@ -117,11 +126,8 @@ def _race(arguments: argparse.Namespace) -> "Convergence":
             settings=_settings(arguments),
             budget_s=arguments.budget_virtual_s,
         ),
-        grid=Grid(
-            rates=parse_rates(arguments.learning_rates),
-            validation_share=arguments.validation_share,
-            budget_share=arguments.tuning_share,
-        ),
+        grid=grid,
+        ceiling_grid=replace(grid, rates=parse_rates(arguments.ceiling_learning_rates or arguments.learning_rates)),
         methods=arguments.methods.split(","),
         seeds=parse_seeds(arguments.seeds),
         evaluations=arguments.evaluations,

@@ -24,6 +24,7 @@ from quadloom_runtime.errors import TrainingDivergedError
 from quadloom_runtime.family_folder import file_sha256
 from quadloom_server.family import open_family
 from quadloom_server.held_out import held_out_evaluator
+from quadloom_server.simulation.code_identity import code_sha256
 from quadloom_server.simulation.opening import Inputs, start_parameters
 from quadloom_server.simulation.world import RunSettings
 
@@ -137,7 +138,8 @@ def _plain_member(manifest: FamilyManifest, *, deepest: bool) -> MemberKey:
 
 def _kept(parts: list[str], work: Path, find: Callable[[], Evaluation]) -> Evaluation:
     """What was found of this before, or now."""
-    path = work / f"central-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:16]}.json"
+    identity = hashlib.sha256("|".join([*parts, code_sha256()]).encode()).hexdigest()
+    path = work / f"central-{identity[:16]}.json"
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

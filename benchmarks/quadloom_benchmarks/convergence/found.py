@@ -2,6 +2,7 @@
 
 import math
 from statistics import median
+from typing import Literal
 
 from pydantic import Field
 
@@ -28,6 +29,7 @@ class Run(Value):
             which is the end of the budget.
         waiting_share: of the time that devices had work or waited for a round to end.
         transferred_bytes: both ways, all devices.
+        diverged: whether training ended in what is no number; the curve is then that of no training.
     """
 
     seed: int
@@ -35,6 +37,7 @@ class Run(Value):
     curve: tuple[Point, ...] = Field(min_length=1)
     waiting_share: float
     transferred_bytes: int
+    diverged: bool = False
 
     @property
     def final_accuracy(self) -> float:
@@ -92,15 +95,16 @@ class Convergence(Value):
         """The accuracy that is this share of the ceiling's."""
         return share * self.ceiling.accuracy
 
-    def ratio(self, row: Row, share: float) -> tuple[float, bool]:
-        """Median time of the row against ours, and whether it is only known to be larger.
+    def ratio(self, row: Row, share: float) -> tuple[float, Literal["=", ">", "<"]]:
+        """Median time of the row against ours, and whether it is only known to be larger, or smaller.
 
-        Not a number if ours did not get there, or was there before any training.
+        Not a number if neither got there, or ours was there before any training.
         """
         ours, theirs = self.rows[0].median_s(self.target(share)), row.median_s(self.target(share))
-        if math.isinf(ours) or ours == 0:
-            return math.nan, False
-        return min(theirs, self.budget_s) / ours, math.isinf(theirs)
+        if ours == 0 or (math.isinf(ours) and math.isinf(theirs)):
+            return math.nan, "="
+        bound: Literal["=", ">", "<"] = ">" if math.isinf(theirs) else "<" if math.isinf(ours) else "="
+        return min(theirs, self.budget_s) / min(ours, self.budget_s), bound
 
 
 def as_run(result: SimulationResult, times: AtTimes, *, start: float) -> Run:
@@ -117,3 +121,13 @@ def as_run(result: SimulationResult, times: AtTimes, *, start: float) -> Run:
         waiting_share=result.waiting_share,
         transferred_bytes=result.transferred_bytes,
     )
+
+
+def diverged_run(seed: int, times: AtTimes, *, start: float) -> Run:
+    """A run whose training diverged: it has nothing better to show than no training.
+
+    Args:
+        start: accuracy before any training.
+    """
+    curve = tuple(Point(at_s=time_s, accuracy=start) for time_s in (0.0, *times.times_s))
+    return Run(seed=seed, rounds=0, curve=curve, waiting_share=0.0, transferred_bytes=0, diverged=True)

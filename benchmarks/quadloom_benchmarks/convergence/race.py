@@ -6,15 +6,16 @@ from itertools import product
 from pathlib import Path
 
 from quadloom_benchmarks.convergence.ceiling import find_ceiling
-from quadloom_benchmarks.convergence.found import Convergence, Row, as_run
+from quadloom_benchmarks.convergence.found import Convergence, Row, as_run, diverged_run
 from quadloom_benchmarks.convergence.grid import Grid
 from quadloom_benchmarks.convergence.play import REMEDY, Play, play
 from quadloom_benchmarks.convergence.tuning import tuned
 from quadloom_benchmarks.convergence.words import in_words
 from quadloom_benchmarks.processes import run_each
-from quadloom_runtime.errors import QuadloomError
+from quadloom_runtime.errors import QuadloomError, TrainingDivergedError
 from quadloom_server.simulation.evaluation_schedule import closer_early
 from quadloom_server.simulation.methods import find_method
+from quadloom_server.simulation.result import SimulationResult
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Race:
 
     Attributes:
         name: of fleet and split.
-        plays: what all runs have in common; the learning rates are those of the grid.
+        plays: what all runs have in common.
+        grid: learning rates of the methods, `ceiling_grid` of central training.
         methods: the first is ours.
         evaluations: of each run, the closer the earlier.
         ceiling_epochs: of central training.
@@ -32,6 +34,7 @@ class Race:
     name: str
     plays: Play
     grid: Grid
+    ceiling_grid: Grid
     methods: Sequence[str]
     seeds: Sequence[int]
     evaluations: int
@@ -43,24 +46,29 @@ def run_race(race: Race, *, jobs: int) -> Convergence:
     """Play every run that is not finished yet, `jobs` at a time.
 
     Raises:
-        QuadloomError: a method does not exist, an input cannot be used, or a run failed.
+        QuadloomError: a method does not exist, an input cannot be used, or a run failed otherwise than by diverging.
     """
     _check(race)
     times = closer_early(race.evaluations, budget_s=race.plays.budget_s)
     inputs, settings = race.plays.inputs, race.plays.settings
-    ceiling = find_ceiling(inputs, settings, race.grid, epochs=race.ceiling_epochs, jobs=jobs, work=race.work)
+    ceiling = find_ceiling(inputs, settings, race.ceiling_grid, epochs=race.ceiling_epochs, jobs=jobs, work=race.work)
     choices = tuned(race.plays, race.methods, race.grid, evaluations=race.evaluations, work=race.work, jobs=jobs)
     # Seed by seed, so that whoever watches can compare early.
     runs = [
         (race.plays.with_settings(evaluations=times, seed=seed), method, choices[method].learning_rate, race.work)
         for seed, method in product(race.seeds, race.methods)
     ]
-    found = run_each(play, runs, jobs=jobs, remedy=REMEDY)
+    found = run_each(_played, runs, jobs=jobs, remedy=REMEDY)
     rows = [
         Row(
             method=method,
             choice=choices[method],
-            runs=tuple(as_run(each, times, start=ceiling.start.accuracy) for each in found[place :: len(race.methods)]),
+            runs=tuple(
+                as_run(each, times, start=ceiling.start.accuracy)
+                if isinstance(each, SimulationResult)
+                else diverged_run(each, times, start=ceiling.start.accuracy)
+                for each in found[place :: len(race.methods)]
+            ),
         )
         for place, method in enumerate(race.methods)
     ]
@@ -72,6 +80,14 @@ def run_race(race: Race, *, jobs: int) -> Convergence:
         ceiling=ceiling,
         rows=tuple(rows),
     )
+
+
+def _played(run: Play, method: str, learning_rate: float, work: Path) -> SimulationResult | int:
+    """The run, or if training diverged its seed: that ends this run and no other."""
+    try:
+        return play(run, method, learning_rate, work)
+    except TrainingDivergedError:
+        return run.settings.seed
 
 
 def _check(race: Race) -> None:

@@ -2,7 +2,7 @@
 
 Speeds and memory limits are assumptions in the spirit of a fleet of Jetson TX2, Xavier NX and AGX Xavier boards; none
 was measured on such a board. A memory limit is what a member of a six-layer family needs: who holds ``2,0`` can train
-two layers unquantized, or four if most of them are quantized, and never all six.
+two layers unquantized, one or two more if most of them are quantized, and never all six.
 """
 
 from collections.abc import Mapping

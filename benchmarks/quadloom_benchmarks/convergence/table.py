@@ -72,9 +72,11 @@ def _line(found: Convergence, row: Row, width: int) -> str:
     waiting = 100 * fmean(run.waiting_share for run in runs)
     megabytes = fmean(run.transferred_bytes for run in runs) / 1e6
     rounds = fmean(run.rounds for run in runs)
+    diverged = sum(run.diverged for run in runs)
     return (
         f"{row.method:>{width}}{row.choice.learning_rate:>9g}{times}{ratios}{100 * row.final_accuracy:>9.2f}"
         f"{f'({min(finals):.2f} to {max(finals):.2f})':>18}{waiting:>7.0f} %{megabytes:>9.1f}{rounds:>8.0f}"
+        f"{f'  {diverged} diverged' if diverged else ''}"
     )
 
 
@@ -90,7 +92,5 @@ def _seconds(time_s: float, found: Convergence) -> str:
 
 
 def _ratio(found: Convergence, row: Row, share: float) -> str:
-    ratio, at_least = found.ratio(row, share)
-    if math.isnan(ratio):
-        return "-"
-    return f"{'>' if at_least else ''}{ratio:.2f}"
+    ratio, bound = found.ratio(row, share)
+    return "-" if math.isnan(ratio) else f"{bound.strip('=')}{ratio:.2f}"

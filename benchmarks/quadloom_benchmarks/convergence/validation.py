@@ -5,15 +5,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from quadloom_runtime.data import Example, load_examples
 from quadloom_runtime.durable_files import write_atomically
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import file_sha256
 from quadloom_server.simulation.opening import Inputs
-
-SEED = 0
+from quadloom_server.simulation.randomness import generator
 
 
 def validation_inputs(inputs: Inputs, *, share: float, work: Path) -> Inputs:
@@ -33,7 +30,7 @@ def validation_inputs(inputs: Inputs, *, share: float, work: Path) -> Inputs:
             f"--validation-share {share:g} of {len(examples)} training rows leaves a part empty",
             remedy="give a share between 0 and 1, or more text",
         )
-    order = [int(row) for row in np.random.default_rng(SEED).permutation(len(examples))]
+    order = [int(row) for row in generator(0, "validation").permutation(len(examples))]
     name = hashlib.sha256(f"{file_sha256(inputs.train)}|{share}".encode()).hexdigest()[:12]
     paths = [work / f"validation-{name}" / part for part in ("held_out.jsonl", "train.jsonl")]
     for path, rows in zip(paths, (order[:count], order[count:]), strict=True):

@@ -77,6 +77,7 @@ def _devices(manifest: "FamilyManifest", fleet: "FleetFile") -> list["PlannedDev
     from quadloom_runtime.emulation.fleet_file import fleet_devices
     from quadloom_runtime.emulation.profiles import MBIT_PER_S, profile
     from quadloom_server.planning.cost_model import DeviceCost
+    from quadloom_server.planning.memory_estimate import MemoryEstimate
     from quadloom_server.planning.round_plan import PlannedDevice
 
     every_format = tuple(each.format for each in manifest.formats)
@@ -97,7 +98,9 @@ def _devices(manifest: "FamilyManifest", fleet: "FleetFile") -> list["PlannedDev
             threads=section.threads or kind.threads,
             examples=ASSUMED_EXAMPLES,
             profile=kind.name,
+            rank=section.rank,
         )
         fetched = frozenset(each.key for each in manifest.members)
-        planned.append(PlannedDevice(device.name, capabilities, cost=cost, fetched=fetched))
+        memory = MemoryEstimate(rank=section.rank)
+        planned.append(PlannedDevice(device.name, capabilities, cost=cost, memory=memory, fetched=fetched))
     return planned

@@ -19,14 +19,18 @@ class MemoryEstimate:
     """What a device's peaks are multiplied with, per format; 1 where nothing went wrong yet.
 
     A factor only grows. It belongs to the device as it is: with a new limit or a new runtime, start afresh.
+
+    Attributes:
+        rank: LoRA rank at which the device trains, None for the family's.
     """
 
     factors: Mapping[Format, float] = field(default_factory=dict)
+    rank: int | None = None
 
     def needed_bytes(self, member: MemberSpec) -> int:
         """Memory that this device must be able to give to a member."""
         factor = self.factors.get(member.key.format, 1.0)
-        return math.ceil(max(1, peak_bytes(member)) * factor) + reserve_bytes(member)
+        return math.ceil(max(1, peak_bytes(member)) * factor) + reserve_bytes(member, rank=self.rank)
 
 
 def after_out_of_memory(estimate: MemoryEstimate, member: MemberSpec, *, limit_bytes: int) -> MemoryEstimate:
@@ -42,5 +46,5 @@ def after_step(estimate: MemoryEstimate, member: MemberSpec, *, peak_bytes: int)
 def _at_least(estimate: MemoryEstimate, member: MemberSpec, true_bytes: int) -> MemoryEstimate:
     if estimate.needed_bytes(member) >= true_bytes:
         return estimate
-    factor = (true_bytes - reserve_bytes(member)) / max(1, peak_bytes(member))
+    factor = (true_bytes - reserve_bytes(member, rank=estimate.rank)) / max(1, peak_bytes(member))
     return replace(estimate, factors={**estimate.factors, member.key.format: factor})

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from quadloom_runtime.contract.manifest import GRADIENT_PREFIX, MemberKey, MemberSpec
+from quadloom_runtime.adapter_ranks import A_ENDING, B_ENDING
+from quadloom_runtime.contract.manifest import GRADIENT_PREFIX, MemberKey, MemberSpec, TensorSpec
 from quadloom_runtime.contract.wire import Capabilities
 from quadloom_runtime.units import format_bytes
 
@@ -16,6 +18,8 @@ RESERVE_BYTES = 4_000_000
 COPIES_IN_TRAINING = 8
 """Of the trained tensors: their values and AdamW's two moments, once more in a checkpoint that is written, and the
 gradients as they came and clipped."""
+COPIES_WHERE_PADDED = 2
+"""More of them, at the family's rank, where a device trains at a lower one: what the graph is given and gives."""
 QUANTIZATION_OPERATIONS = 70
 """Multiply-adds that take as long as quantizing an element and reading it back, for step times that nobody measured.
 
@@ -28,7 +32,7 @@ These are median seconds of one run of 9 rounds on a busy machine; by the ratios
 EQUAL_ERROR_DIGITS = 4
 """Decimals to which gradient errors are compared: below, the formats round differently, and none is better for it."""
 
-Rank = Callable[[MemberSpec], float]
+Cost = Callable[[MemberSpec], float]
 """What members are compared by; the smallest is best."""
 
 
@@ -40,13 +44,13 @@ class Choice:
     reason: str
 
 
-Planner = Callable[[Capabilities, Sequence[MemberSpec], Collection[MemberKey]], Choice]
-"""(device, members of the family, members that it must not get) -> choice. Pure, so that policies can be compared."""
+def needed_bytes(member: MemberSpec, *, rank: int | None = None) -> int:
+    """Memory that a device must be able to give: the step's peak and what training takes beside it.
 
-
-def needed_bytes(member: MemberSpec) -> int:
-    """Memory that a device must be able to give: the step's peak and what training takes beside it."""
-    return peak_bytes(member) + reserve_bytes(member)
+    Args:
+        rank: LoRA rank at which it trains, None for the family's.
+    """
+    return peak_bytes(member) + reserve_bytes(member, rank=rank)
 
 
 def peak_bytes(member: MemberSpec) -> int:
@@ -56,11 +60,25 @@ def peak_bytes(member: MemberSpec) -> int:
     return math.ceil(member.planned_peak_bytes * PLANNED_PEAK_SAFETY)
 
 
-def reserve_bytes(member: MemberSpec) -> int:
-    """What training takes beside the graph."""
-    gradients = (each for each in member.outputs if each.name.startswith(GRADIENT_PREFIX))
-    values = sum(math.prod(size or 1 for size in each.shape) for each in gradients)
-    return RESERVE_BYTES + COPIES_IN_TRAINING * BYTES_PER_VALUE * values
+def reserve_bytes(member: MemberSpec, *, rank: int | None = None) -> int:
+    """What training takes beside the graph; `rank` as in `needed_bytes`."""
+    gradients = [each for each in member.outputs if each.name.startswith(GRADIENT_PREFIX)]
+    of_graph = sum(_values(each) for each in gradients)
+    trained = of_graph if rank is None else sum(_values_at_rank(each, rank) for each in gradients)
+    copies = COPIES_IN_TRAINING * trained + (COPIES_WHERE_PADDED * of_graph if trained < of_graph else 0)
+    return RESERVE_BYTES + BYTES_PER_VALUE * copies
+
+
+def _values(gradient: TensorSpec) -> int:
+    return math.prod(size or 1 for size in gradient.shape)
+
+
+def _values_at_rank(gradient: TensorSpec, rank: int) -> int:
+    """Of a gradient that is cut to a device's rank; the head's has none."""
+    for ending, axis in ((A_ENDING, 0), (B_ENDING, -1)):
+        if gradient.name.endswith(ending):
+            return _values(gradient) // (gradient.shape[axis] or 1) * rank
+    return _values(gradient)
 
 
 def as_demanding_as(failed: MemberKey, members: Sequence[MemberSpec]) -> frozenset[MemberKey]:
@@ -90,24 +108,27 @@ def deepest_that_fits(
         return Choice(None, f"the family has {have}, the device runs {', '.join(capabilities.formats)}")
     limit = capabilities.memory_limit_bytes
     allowed = [each for each in runnable if each.key not in excluded]
-    fitting = [each for each in allowed if needed_bytes(each) <= limit]
+    needed = partial(needed_bytes, rank=capabilities.rank)
+    fitting = [each for each in allowed if needed(each) <= limit]
     if not fitting:
-        return Choice(None, _why_nothing_fits(limit, runnable, allowed))
+        return Choice(None, _why_nothing_fits(limit, runnable, allowed, needed))
     left = _best(fitting, lambda each: -each.key.depth)
     decided = ["deepest that fits"]
-    rules: tuple[tuple[str, Rank], ...] = (
+    rules: tuple[tuple[str, Cost], ...] = (
         ("fastest", step_time(left)),
         ("most precise", lambda each: round(each.gradient_error.relative_l2, EQUAL_ERROR_DIGITS)),
         ("format named first", lambda each: preference[each.key.format]),
     )
-    for name, rank in rules:
-        best = _best(left, rank)
+    for name, cost in rules:
+        best = _best(left, cost)
         decided += [name] if len(best) < len(left) else []
         left = best
-    return Choice(left[0].key, _why(left[0], decided, limit, tried_larger=len(allowed) < len(runnable)))
+    return Choice(
+        left[0].key, _why(left[0], decided, needed(left[0]), limit, tried_larger=len(allowed) < len(runnable))
+    )
 
 
-def step_time(compared: Sequence[MemberSpec]) -> Rank:
+def step_time(compared: Sequence[MemberSpec]) -> Cost:
     """What tells the members of `compared` apart by time: seconds if all were measured, else multiply-adds."""
     if all(each.measured_step_s is not None for each in compared):
         return lambda each: each.measured_step_s or 0.0
@@ -116,26 +137,25 @@ def step_time(compared: Sequence[MemberSpec]) -> Rank:
     )
 
 
-def _best(members: Sequence[MemberSpec], rank: Rank) -> list[MemberSpec]:
-    least = min(map(rank, members))
-    return [each for each in members if rank(each) == least]
+def _best(members: Sequence[MemberSpec], cost: Cost) -> list[MemberSpec]:
+    least = min(map(cost, members))
+    return [each for each in members if cost(each) == least]
 
 
-def _why(member: MemberSpec, decided: Sequence[str], limit: int, *, tried_larger: bool) -> str:
+def _why(member: MemberSpec, decided: Sequence[str], needed: int, limit: int, *, tried_larger: bool) -> str:
     kind = "planned" if member.measured_peak_bytes is None else "measured"
     after = ", after a larger one ran out of memory" if tried_larger else ""
-    return (
-        f"{', then '.join(decided)}: needs {format_bytes(needed_bytes(member))} ({kind}) "
-        f"of {format_bytes(limit)}{after}"
-    )
+    return f"{', then '.join(decided)}: needs {format_bytes(needed)} ({kind}) of {format_bytes(limit)}{after}"
 
 
-def _why_nothing_fits(limit: int, runnable: Sequence[MemberSpec], allowed: Sequence[MemberSpec]) -> str:
+def _why_nothing_fits(
+    limit: int, runnable: Sequence[MemberSpec], allowed: Sequence[MemberSpec], needed: Callable[[MemberSpec], int]
+) -> str:
     if not allowed:
-        smallest = min(runnable, key=needed_bytes)
+        smallest = min(runnable, key=needed)
         return f"every member ran out of memory on this device, the smallest being {smallest.key.label}"
-    smallest = min(allowed, key=needed_bytes)
+    smallest = min(allowed, key=needed)
     return (
-        f"nothing fits: the smallest member, {smallest.key.label}, needs {format_bytes(needed_bytes(smallest))}, "
+        f"nothing fits: the smallest member, {smallest.key.label}, needs {format_bytes(needed(smallest))}, "
         f"the device may use {format_bytes(limit)}"
     )

@@ -54,7 +54,7 @@ def planned_devices(
                     understated=understated,
                     settings=settings,
                 ),
-                memory=memory_estimate(members, failures, peaks.get(device.id, {})),
+                memory=memory_estimate(members, failures, peaks.get(device.id, {}), rank=capabilities.rank),
                 excluded=frozenset(key for each in failures for key in as_demanding_as(each.member, manifest.members)),
                 fetched=frozenset(fetched.get(device.id, ())) & members.keys(),
                 rounds_since_included=_rounds_since(
@@ -131,10 +131,14 @@ def device_cost(
 
 
 def memory_estimate(
-    members: Mapping[MemberKey, MemberSpec], failures: Sequence[OutOfMemory], peaks: Mapping[MemberKey, int]
+    members: Mapping[MemberKey, MemberSpec],
+    failures: Sequence[OutOfMemory],
+    peaks: Mapping[MemberKey, int],
+    *,
+    rank: int | None,
 ) -> MemoryEstimate:
     """The family's estimate, corrected by what ran out of memory and by measured peaks; unknown members say nothing."""
-    estimate = MemoryEstimate()
+    estimate = MemoryEstimate(rank=rank)
     for failure in failures:
         if failure.member in members:
             estimate = after_out_of_memory(estimate, members[failure.member], limit_bytes=failure.limit_bytes)

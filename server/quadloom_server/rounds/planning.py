@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -87,9 +87,8 @@ class RoundPlanning:
         (known,) = self._known(turn.session, [device], number=current.number)
         limit_bytes = known.capabilities.memory_limit_bytes
         members = self.family.manifest.members
-        corrected = {
-            each.key for each in members if needed_bytes(each) <= limit_bytes < known.memory.needed_bytes(each)
-        }
+        stated = partial(needed_bytes, rank=known.capabilities.rank)
+        corrected = {each.key for each in members if stated(each) <= limit_bytes < known.memory.needed_bytes(each)}
         choice = deepest_that_fits(known.capabilities, members, known.excluded | corrected)
         row = turn.session.merge(
             planned_assignment(

@@ -14,7 +14,6 @@ from quadloom_runtime.engines.engine import FloatArray, TrainingEngine
 from quadloom_runtime.engines.rank import RankEngine
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.trainer import epoch_rows, train
-from quadloom_server.simulation.gradient_norms import NormWatchingEngine
 from quadloom_server.simulation.kept_layers_engine import KeptLayersEngine
 from quadloom_server.simulation.logit_adjustment import LogitAdjustedEngine, log_prior, logit_bias
 
@@ -90,9 +89,8 @@ class LocalTrainer:
         """
         data = _rows(self._data, work.rows)
         moved = moved_rows(self._manifest, work)
-        watched = NormWatchingEngine(self._engine(work, data, moved), moved)
         outcome = train(
-            watched,
+            self._engine(work, data, moved),
             parameters,
             moved,
             data,
@@ -103,7 +101,7 @@ class LocalTrainer:
             start={name: parameters[name] for name in outcome.update},
             trained={name: parameters[name] + change for name, change in outcome.update.items()},
             examples=outcome.examples,
-            norms=watched.norms(),
+            norms=outcome.gradient_norms,
         )
 
     def _engine(self, work: LocalWork, data: EncodedData, moved: Sequence[ParameterSpec]) -> TrainingEngine:

@@ -19,6 +19,7 @@ from quadloom_server.family import ServedFamily
 from quadloom_server.held_out import held_out_evaluator
 from quadloom_server.planning.cost_model import reference_costs
 from quadloom_server.simulation.adapter_start import random_start
+from quadloom_server.simulation.code_identity import code_sha256
 from quadloom_server.simulation.fleet import group_sizes, simulated_devices
 from quadloom_server.simulation.fleet_file import SimulatedFleet
 from quadloom_server.simulation.local_training import LocalTrainer
@@ -117,7 +118,7 @@ def start_parameters(family: ServedFamily, settings: RunSettings) -> dict[str, F
 
 
 def identity(inputs: Inputs, family: ServedFamily, fleet: SimulatedFleet, method: str, settings: RunSettings) -> str:
-    """SHA-256 of everything that a run's course depends on, but for how long it goes on and on how many threads.
+    """SHA-256 of everything that a run's course depends on, the code too, but for its length and number of threads.
 
     Raises:
         QuadloomError: a data file cannot be read.
@@ -128,4 +129,5 @@ def identity(inputs: Inputs, family: ServedFamily, fleet: SimulatedFleet, method
         raise QuadloomError(f"cannot read {error.filename}: {error.strerror}", remedy="check the path") from None
     fields = [inputs.text_field, inputs.label_field, str(inputs.eval_limit)]
     parts = [family.manifest_sha256, *data, *fields, fleet.model_dump_json(), method, settings.model_dump_json()]
+    parts.append(code_sha256())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from quadloom_runtime.contract.wire import Capabilities
 from quadloom_server.planning.calibration import calibrated
+from quadloom_server.planning.memory_estimate import MemoryEstimate
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
 from quadloom_server.simulation.fleet import SimulatedDevice
 from quadloom_server.simulation.randomness import generator
@@ -32,15 +33,17 @@ def round_context(world: World, facts: Facts, *, busy: Collection[str]) -> Round
 
 
 def _planned(world: World, device: SimulatedDevice, history: DeviceHistory) -> PlannedDevice:
+    rank = world.rank_of(device)
     capabilities = Capabilities(
         formats=tuple(each.format for each in world.manifest.formats),
         memory_limit_bytes=device.memory_limit_bytes,
         threads=1,
         examples=len(world.rows[device.name]),
         profile=device.group,
+        rank=rank,
     )
     cost = calibrated(
-        replace(device.assumed_cost, rank_share=world.rank_of(device) / world.manifest.lora.rank),
+        replace(device.assumed_cost, rank_share=rank / world.manifest.lora.rank),
         world.references,
         training=history.training,
         downloads=history.downloads,
@@ -50,6 +53,7 @@ def _planned(world: World, device: SimulatedDevice, history: DeviceHistory) -> P
         device.name,
         capabilities,
         cost=cost,
+        memory=MemoryEstimate(rank=rank),
         fetched=frozenset(history.fetched),
         # Only rounds in which it was asked: one that was not drawn does not have to be made up for.
         rounds_since_included=history.sat_out,

@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 
-Purpose = Literal["data", "start", "device", "availability", "selection", "duration", "order", "layers"]
+Purpose = Literal["validation", "start", "device", "availability", "selection", "duration", "order", "layers"]
 
 
 def generator(seed: int, purpose: Purpose, *, round_index: int = 0, device: str = "") -> np.random.Generator:

@@ -28,7 +28,8 @@ def simulate(
     """Play the run, or what is left of it, and keep it in `folder`.
 
     Raises:
-        QuadloomError: an input cannot be used, `folder` holds another run, nobody can train, or training diverged.
+        QuadloomError: an input cannot be used, `folder` holds another run or this one further on, nobody can train, or
+            training diverged.
     """
     if budget == Budget():
         raise QuadloomError(
@@ -42,6 +43,7 @@ def simulate(
         return finished
     world = open_world(inputs, family, fleet, method, settings)
     state = load_checkpoint(folder, run=run) or initial_state(world, family)
+    _check_not_beyond(budget, state.facts.records[-1], folder)
     state = _play(world, state, budget, folder, run=run, name=f"{method}, seed {settings.seed}")
     last = state.facts.records[-1]
     played_out = budget.rounds is not None and last.index >= budget.rounds
@@ -56,6 +58,15 @@ def simulate(
     )
     save_result(folder, result)
     return result
+
+
+def _check_not_beyond(budget: Budget, last: RoundRecord, folder: Path) -> None:
+    rounds, virtual_s = budget.rounds or math.inf, budget.virtual_s or math.inf
+    if last.index > rounds or last.closed_s > virtual_s:
+        raise QuadloomError(
+            f"the run in {folder} is at round {last.index} and {last.closed_s:.1f} virtual s, beyond its new end",
+            remedy="give at least as many --rounds or --virtual-seconds, or another folder",
+        )
 
 
 def _play(world: World, state: State, budget: Budget, folder: Path, *, run: str, name: str) -> State:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from quadloom_runtime.contract.manifest import BlobReference, GradientError, MemberKey, MemberSpec, TensorSpec
 from quadloom_runtime.contract.wire import Capabilities
+from quadloom_server.planning.memory_estimate import MemoryEstimate
 from quadloom_server.planning.plan import (
     COPIES_IN_TRAINING,
     PLANNED_PEAK_SAFETY,
@@ -82,7 +83,9 @@ families = st.dictionaries(keys, figures, min_size=1).map(
         for (depth, quantized, percent, name), (planned, measured, step_s, error) in found.items()
     ]
 )
-devices = st.tuples(sizes, st.lists(st.sampled_from(["onnx", "executorch"]), min_size=1, unique=True))
+devices = st.tuples(
+    sizes.map(RESERVE_BYTES.__add__), st.lists(st.sampled_from(["onnx", "executorch"]), min_size=1, unique=True)
+)
 
 
 @given(families, devices, st.data())
@@ -164,6 +167,22 @@ def test_a_member_needs_more_the_more_it_trains() -> None:
     ]
     trains = graph.model_copy(update={"outputs": tuple(outputs)})
     assert needed_bytes(trains) - needed_bytes(graph) == COPIES_IN_TRAINING * 4 * 2 * 8 * 384
+
+
+def test_at_a_lower_rank_a_member_needs_less_but_for_what_the_graph_takes_and_gives() -> None:
+    shapes = {"loss": (), "gradient.x.lora_A.weight": (8, 100), "gradient.x.lora_B.weight": (50, 8), "gradient.h": (3,)}
+    outputs = tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in shapes.items())
+    trains = member(1, 0, planned=100, measured=130).model_copy(update={"outputs": outputs})
+    whole, low = 8 * (100 + 50) + 3, 2 * (100 + 50) + 3
+    assert needed_bytes(trains, rank=2) == 130 + RESERVE_BYTES + 4 * (COPIES_IN_TRAINING * low + 2 * whole)
+    assert needed_bytes(trains, rank=8) == needed_bytes(trains)
+    limit = needed_bytes(trains, rank=2)
+    thin = device(limit).model_copy(update={"rank": 2})
+    assert (deepest_that_fits(thin, [trains], ()).member, deepest_that_fits(device(limit), [trains], ()).member) == (
+        trains.key,
+        None,
+    )
+    assert MemoryEstimate(rank=2).needed_bytes(trains) == limit
 
 
 def test_the_format_that_the_device_names_first_wins_among_equals() -> None:

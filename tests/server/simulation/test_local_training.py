@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 from tests.server.simulation.conftest import SETTINGS, two_groups
 
-from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.data import encode, load_examples
-from quadloom_runtime.engines.engine import StepResult
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.trainer import train
 from quadloom_server.simulation import local_training
 from quadloom_server.simulation.departures import departures
-from quadloom_server.simulation.gradient_norms import NormWatchingEngine
 from quadloom_server.simulation.kept_layers_engine import KeptLayersEngine
 from quadloom_server.simulation.local_training import LocalWork, moved_rows
 from quadloom_server.simulation.logit_adjustment import LogitAdjustedEngine, log_prior
@@ -105,21 +102,3 @@ def test_an_engine_is_opened_once_for_all_devices(opened, monkeypatch):
     for each in departures(world, state)[1]:
         world.train(each.work, state.parameters)
     assert len(calls) == 1
-
-
-def test_norms_are_the_root_mean_square_over_the_steps():
-    class Growing:
-        value = 0.0
-
-        def step(self, *_):
-            self.value += 3.0
-            return StepResult(0.0, 0, 1, {"a": np.full(2, self.value, np.float32), "h": np.ones(1, np.float32)})
-
-    rows = [
-        ParameterSpec(name="a", shape=(2,), layer=4, rank=1),
-        ParameterSpec(name="h", shape=(1,), layer="head", rank=None),
-    ]
-    engine = NormWatchingEngine(Growing(), rows)
-    engine.step({}, None)
-    engine.step({}, None)
-    assert engine.norms() == {4: pytest.approx(math.sqrt((2 * 9 + 2 * 36) / 2))}

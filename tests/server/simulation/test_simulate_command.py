@@ -134,6 +134,16 @@ def test_another_run_does_not_go_on_from_a_strange_checkpoint(words, tmp_path):
             run([*words, *out, *change])
 
 
+@pytest.mark.parametrize("shorter", [["--rounds", "1"], ["--virtual-seconds", "1e-9"]])
+def test_a_run_cannot_be_made_shorter_than_it_is(words, tmp_path, shorter):
+    out = ["--out", str(tmp_path / "out")]
+    run([*words, *out, "--rounds", "2"])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(QuadloomError, match=r"is at round 2 and .* beyond its new end"):
+        run([*words, *out, *shorter])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_a_fleet_that_can_train_nothing_says_so(words, tmp_path):
     (tmp_path / "fleet.toml").write_text(FLEET.replace('holds = "1,0"', 'memory_limit = "1MB"').replace("2,0", "1,0"))
     with pytest.raises(QuadloomError, match="nobody trained in the last 100 rounds"):
