@@ -9,6 +9,7 @@ python=${PYTHON:-.venv/bin/python}
 work=build/race
 export OMP_NUM_THREADS=1
 BASELINES=fedquad,full-depth,exclude-weak,uniform-depth,depth-only,hetlora,flexlora,random-layers,importance-layers
+ALL=best,$BASELINES,full-depth-everywhere
 
 family() { # NAME OPTIONS...
     [ -f "$work/$1/family.json" ] || "$python" -m quadloom_runtime export build/examples/movie_reviews/model \
@@ -17,9 +18,9 @@ family() { # NAME OPTIONS...
 
 race() { # NAME FAMILY TEXT OPTIONS...
     "$python" -m quadloom_runtime bench convergence --family "$work/$2" --train "$work/$3/train.jsonl" \
-        --eval "$work/$3/eval.jsonl" --steps 4 --head-learning-rate 1e-2 --learning-rates 1e-3,2e-3,4e-3 \
-        --tuning-share 0.4 --budget-virtual-s 20 --evaluations 8 --ceiling-epochs 2 --jobs 2 \
-        --json "docs/race-$1.json" --chart "docs/race-$1.svg" "${@:4}"
+        --eval "$work/$3/eval.jsonl" --steps 4 --head-learning-rate 1e-2 --learning-rates 2e-3,4e-3,8e-3 \
+        --ceiling-learning-rates 1e-3,2e-3 --ceiling-epochs 2 --tuning-share 0.5 --budget-virtual-s 64 \
+        --evaluations 10 --jobs 2 --json "docs/race-$1.json" --chart "docs/race-$1.svg" "${@:4}"
 }
 
 movies() {
@@ -32,26 +33,21 @@ run() { # NAME
     case $1 in
     low-iid | low-group | middle-iid | middle-group | high-iid | high-group)
         family family-movies --num-labels 2 --depths 1-6
-        race "$1" family-movies movies --setting "$1" --methods "best,$BASELINES"
+        race "$1" family-movies movies --setting "$1" --methods "$ALL"
         ;;
     parts) # what of the gain is due to which part
         family family-movies --num-labels 2 --depths 1-6
-        race parts family-movies movies --setting middle-group --methods best,fedquad-balanced,deadline-balanced,deadline
-        ;;
-    long) # those that need long, for long
-        family family-movies --num-labels 2 --depths 1-6
-        race long family-movies movies --setting middle-group --methods best,uniform-depth,exclude-weak \
-            --budget-virtual-s 60 --evaluations 12 --tuning-share 0.15
+        race parts family-movies movies --setting middle-group \
+            --methods best,fedquad-every-class,fedquad-class-balance,fedquad-balanced,deadline-balanced,deadline
         ;;
     nouns) # 26 classes of WordNet's nouns
         "$python" examples/wordnet_nouns/prepare.py "$work/nouns"
         family family-nouns --num-labels 26 --depths 1-6
-        race nouns family-nouns nouns --setting middle-group --methods "best,$BASELINES" \
-            --budget-virtual-s 60 --evaluations 12 --tuning-share 0.15
+        race nouns family-nouns nouns --setting middle-group --methods "$ALL"
         ;;
     ranks) # devices that differ in their rank alone
         family family-rank-16 --num-labels 2 --depths 6 --rank 16
-        race ranks family-rank-16 movies --setting ranks-iid --budget-virtual-s 8 --evaluations 4 --ceiling-epochs 1 \
+        race ranks family-rank-16 movies --setting ranks-iid --budget-virtual-s 24 --evaluations 6 \
             --methods flexlora,zero-padding,uniform-smallest-rank
         ;;
     *)
@@ -61,5 +57,5 @@ run() { # NAME
     esac
 }
 
-[ $# -gt 0 ] || set -- middle-group ranks parts middle-iid high-group low-group nouns long high-iid low-iid
+[ $# -gt 0 ] || set -- middle-group ranks parts middle-iid high-group low-group nouns high-iid low-iid
 for name in "$@"; do run "$name"; done

@@ -35,8 +35,11 @@ def departures(world: World, state: State) -> tuple[tuple[PlannedDevice, ...], l
     everyone = round_context(world, state.facts, busy=busy)
     random = generator(world.settings.seed, "selection", round_index=everyone.round_index)
     devices = {device.name: device for device in world.devices}
-    taken = Counter(devices[name].group for name in busy)
-    places = Places(free=max(0, world.fleet.devices_per_round - len(busy)), taken=taken)
+    places = Places(
+        free=max(0, world.fleet.devices_per_round - len(busy)),
+        fleet=Counter(device.group for device in world.devices),
+        had=_had_work(world, state.facts),
+    )
     asked = world.method.selection(everyone, world.method.planner, places, random)
     context = replace(everyone, devices=asked)
     plan = world.method.planner(context)
@@ -69,6 +72,14 @@ def trained(world: World, state: State, departure: Departure) -> Update:
         upload=TransferReport(trip.uploaded_bytes, trip.time.upload_s),
     )
     return Update(facts, update.start, update.trained)
+
+
+def _had_work(world: World, facts: Facts) -> Counter[str]:
+    """How often devices had work so far, by class."""
+    found: Counter[str] = Counter()
+    for device in world.devices:
+        found[device.group] += facts.histories[device.name].works
+    return found
 
 
 def _training(world: World, *, steps: int, seed: int) -> TrainingSettings:

@@ -9,7 +9,8 @@ devices that differ in rank alone, and shutting the weak ones out would take awa
 nothing, and the latter is plain averaging.
 Labels that go with the class of a device pull rounds of few devices to and fro. What is `balanced` draws every class of
 device into each round, and has devices train on all of their classes of text alike; `fedquad-balanced` shows what of a
-gain is due to that alone, and `fedquad-steady` what momentum on the server does instead.
+gain is due to both, `fedquad-every-class` and `fedquad-class-balance` what to the one or the other alone, and
+`fedquad-steady` what momentum on the server does instead.
 `best` is balanced, too, and waits for nobody: a round closes with two updates of the eight under way. Each of the eight
 started without the others' changes, so what all want is changed up to four times over; with the whole step of every
 round that swings without end, with 0.4 of it no longer. That share falls as rounds go by, since devices have few
@@ -26,7 +27,7 @@ from quadloom_server.aggregation.weighting import Weighting, by_examples, by_mis
 from quadloom_server.planning.registry import planner
 from quadloom_server.planning.round_plan import RoundPlanner
 from quadloom_server.simulation.layer_choice import LayerChoice, important_layers, layer_planner, random_layers
-from quadloom_server.simulation.selection import Selection, able, every_class, every_class_at_work, uniform
+from quadloom_server.simulation.selection import Selection, able, every_class, every_class_in_turn, uniform
 from quadloom_server.simulation.virtual_clock import SYNCHRONOUS, Closing
 from quadloom_server.simulation.without_limits import without_memory_limits
 
@@ -66,7 +67,7 @@ class Method:
 METHODS: Final[Mapping[str, Method]] = {
     "best": Method(
         planner("deadline"),
-        selection=every_class_at_work,
+        selection=every_class_in_turn,
         closing=Closing(updates=2, largest_staleness=8),
         server_optimizer=FedAvgStep(rate=0.4, decay_rounds=20),
         mean_share=1 / 3,
@@ -81,6 +82,8 @@ METHODS: Final[Mapping[str, Method]] = {
         planner("deadline-steps"), selection=every_class, weighting=by_steps, class_balance=True
     ),
     "fedquad-balanced": Method(planner("fedquad"), selection=every_class, class_balance=True),
+    "fedquad-every-class": Method(planner("fedquad"), selection=every_class),
+    "fedquad-class-balance": Method(planner("fedquad"), class_balance=True),
     "fedquad-steady": Method(planner("fedquad"), selection=every_class, server_optimizer=FedAvgMomentum()),
     "deadline-inclusion": Method(planner("deadline"), weighting=by_missed_rounds),
     "full-depth": Method(planner("full-depth"), selection=able),

@@ -11,15 +11,17 @@ from quadloom_server.planning.round_plan import PlannedDevice, RoundContext, Rou
 
 @dataclass(frozen=True)
 class Places:
-    """How many devices may work at a time, and who already does.
+    """The places to fill, and what a fair share of them is.
 
     Attributes:
-        free: places to fill.
-        taken: places by class of the device that works there, from an earlier round.
+        free: how many.
+        fleet: devices by class, those at work too.
+        had: how often devices of a class have had work so far.
     """
 
     free: int
-    taken: Mapping[str, int] = field(default_factory=dict)
+    fleet: Mapping[str, int] = field(default_factory=dict)
+    had: Mapping[str, int] = field(default_factory=dict)
 
 
 Selection = Callable[[RoundContext, RoundPlanner, Places, np.random.Generator], tuple[PlannedDevice, ...]]
@@ -63,26 +65,25 @@ def every_class(
     return tuple(context.devices[place] for place in sorted(drawn))
 
 
-def every_class_at_work(
+def every_class_in_turn(
     context: RoundContext, planner: RoundPlanner, places: Places, random: np.random.Generator
 ) -> tuple[PlannedDevice, ...]:
-    """Each kind of device has as many of all places as is its share of the fleet; who works in them is drawn alike.
+    """Each kind of device has had work as often, in all, as is its share of the fleet; who of a kind is drawn alike.
 
-    For rounds that do not wait for all: a fast device that is done makes room for another fast one, so fast ones come
-    more often, and slow ones do not fill up the places.
+    For rounds that do not wait for all: who is fast comes back soon, and if a place were filled by whoever is free, or
+    kept for a kind of device, the text of the fast ones would be trained on several times as often as that of the slow.
     """
     del planner
     waiting: dict[str, list[PlannedDevice]] = {}
     for index in random.permutation(len(context.devices)):
         waiting.setdefault(context.devices[index].capabilities.profile, []).append(context.devices[index])
-    fleet = Counter({name: len(devices) for name, devices in waiting.items()}) + Counter(places.taken)
-    at_work = Counter(places.taken)
+    had = Counter(places.had)
     drawn = []
     for _ in range(min(places.free, len(context.devices))):
-        # D'Hondt's rule: the next place goes to the class that will have least of its share with it.
-        name = min((each for each in waiting if waiting[each]), key=lambda each: (at_work[each] + 1) / fleet[each])
+        # D'Hondt's rule: the next place goes to the class that will have had least of its share with it.
+        name = min((each for each in waiting if waiting[each]), key=lambda each: (had[each] + 1) / places.fleet[each])
         drawn.append(waiting[name].pop())
-        at_work[name] += 1
+        had[name] += 1
     return tuple(sorted(drawn, key=lambda device: device.name))
 
 

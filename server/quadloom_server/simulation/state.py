@@ -23,6 +23,7 @@ class DeviceHistory(Value):
     Attributes:
         training, downloads, uploads: its reports, oldest first.
         fetched: members whose files it has.
+        works: how often it got work.
         sat_out: how often in a row it was asked and got no work.
     """
 
@@ -30,6 +31,7 @@ class DeviceHistory(Value):
     downloads: tuple[TransferReport, ...] = ()
     uploads: tuple[TransferReport, ...] = ()
     fetched: tuple[MemberKey, ...] = ()
+    works: int = 0
     sat_out: int = 0
 
     def after_being_asked(self, member: MemberKey | None) -> "DeviceHistory":
@@ -37,7 +39,7 @@ class DeviceHistory(Value):
         if member is None:
             return self.model_copy(update={"sat_out": self.sat_out + 1})
         fetched = self.fetched if member in self.fetched else (*self.fetched, member)
-        return self.model_copy(update={"fetched": fetched, "sat_out": 0})
+        return self.model_copy(update={"fetched": fetched, "works": self.works + 1, "sat_out": 0})
 
     def with_reports(
         self, training: TrainingReport, download: TransferReport, upload: TransferReport

@@ -11,7 +11,7 @@ from tests.server.planning.fleets import context, device, physical_family
 
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
 from quadloom_server.simulation.methods import METHODS
-from quadloom_server.simulation.selection import Places, Selection, every_class, every_class_at_work, uniform
+from quadloom_server.simulation.selection import Places, Selection, every_class, every_class_in_turn, uniform
 
 SIZES = {"board": 12, "phone": 16, "laptop": 12}
 WANTED = 8
@@ -30,10 +30,15 @@ def three_classes() -> RoundContext:
 def drawn(selection: Selection, rounds: int, *, wanted: int = WANTED) -> list[list[PlannedDevice]]:
     random, given_context = np.random.default_rng(0), three_classes()
     planner = METHODS["full-depth"].planner
-    return [list(selection(given_context, planner, Places(free=wanted), random)) for _ in range(rounds)]
+    had: Counter[str] = Counter()
+    found = []
+    for _ in range(rounds):
+        found.append(list(selection(given_context, planner, Places(free=wanted, fleet=SIZES, had=had), random)))
+        had += Counter(each.capabilities.profile for each in found[-1])
+    return found
 
 
-@pytest.mark.parametrize("selection", [uniform, every_class, every_class_at_work])
+@pytest.mark.parametrize("selection", [uniform, every_class, every_class_in_turn])
 def test_every_device_is_asked_alike_often(selection: Selection) -> None:
     rounds = 4000
     times = Counter(each.name for found in drawn(selection, rounds) for each in found)
@@ -42,7 +47,7 @@ def test_every_device_is_asked_alike_often(selection: Selection) -> None:
     assert all(abs(count / expected - 1) < 0.15 for count in times.values())
 
 
-@pytest.mark.parametrize("selection", [every_class, every_class_at_work])
+@pytest.mark.parametrize("selection", [every_class, every_class_in_turn])
 def test_each_class_is_asked_as_its_share_says_in_every_round(selection: Selection) -> None:
     for found in drawn(selection, 200):
         counts = Counter(each.capabilities.profile for each in found)
@@ -52,29 +57,32 @@ def test_each_class_is_asked_as_its_share_says_in_every_round(selection: Selecti
     assert any(len({each.capabilities.profile for each in found}) < 3 for found in drawn(uniform, 200))
 
 
-@pytest.mark.parametrize("selection", [every_class, every_class_at_work])
+@pytest.mark.parametrize("selection", [every_class, every_class_in_turn])
 def test_of_fewer_devices_than_wanted_all_are_asked(selection: Selection) -> None:
     assert len(drawn(selection, 1, wanted=100)[0]) == sum(SIZES.values())
 
 
-@given(seed=st.integers(0, 99), done=st.sets(st.integers(0, WANTED - 1), min_size=1))
-def test_whoever_is_done_first_the_classes_at_work_stay_as_their_shares_say(seed: int, done: set[int]) -> None:
+@given(seed=st.integers(0, 99), done=st.lists(st.sets(st.integers(0, WANTED - 1), min_size=1), max_size=6))
+def test_whoever_is_done_first_each_class_has_had_work_by_its_share(seed: int, done: list[set[int]]) -> None:
     everyone, random = three_classes(), np.random.default_rng(seed)
     planner = METHODS["full-depth"].planner
-    at_work = every_class_at_work(everyone, planner, Places(free=WANTED), random)
-    staying = [each for index, each in enumerate(at_work) if index not in done]
-    idle = replace(everyone, devices=[each for each in everyone.devices if each not in staying])
-    taken = Counter(each.capabilities.profile for each in staying)
-    next_ones = every_class_at_work(idle, planner, Places(free=len(done), taken=taken), random)
-    now = taken + Counter(each.capabilities.profile for each in next_ones)
-    assert now.total() == WANTED
-    assert all(abs(now[name] - WANTED * size / sum(SIZES.values())) < 1 for name, size in SIZES.items())
+    had: Counter[str] = Counter()
+    staying: list[PlannedDevice] = []
+    for gone in [set(range(WANTED)), *done]:
+        staying = [each for index, each in enumerate(staying) if index not in gone]
+        idle = replace(everyone, devices=[each for each in everyone.devices if each not in staying])
+        places = Places(free=WANTED - len(staying), fleet=SIZES, had=had)
+        drawn_now = every_class_in_turn(idle, planner, places, random)
+        assert len(drawn_now) == places.free
+        had += Counter(each.capabilities.profile for each in drawn_now)
+        staying += drawn_now
+        assert all(abs(had[name] - had.total() * size / sum(SIZES.values())) < 1 for name, size in SIZES.items())
 
 
 def test_a_class_that_is_gone_leaves_its_places_to_the_others() -> None:
     everyone, random = three_classes(), np.random.default_rng(0)
     there = [each for each in everyone.devices if each.capabilities.profile != "phone"]
-    found = every_class_at_work(
-        replace(everyone, devices=there), METHODS["full-depth"].planner, Places(free=WANTED), random
+    found = every_class_in_turn(
+        replace(everyone, devices=there), METHODS["full-depth"].planner, Places(free=WANTED, fleet=SIZES), random
     )
     assert Counter(each.capabilities.profile for each in found) == {"board": 4, "laptop": 4}
