@@ -1,7 +1,7 @@
 /** The device loop of quadloom_runtime/device/agent.py: enrol, check in, fetch, train, report, until the task ends. */
 import { assignedMember, memberLabel, tokenizerBlob, trainedRows, weightsOf } from "./family_copy.js";
 import { RefusedError } from "./client.js";
-import { QuadloomError } from "./errors.js";
+import { QuadloomError, ServerUnreachableError } from "./errors.js";
 import { checkLabels } from "./local_data.js";
 import { rowsAtRank } from "./rank.js";
 import { pause } from "./retry.js";
@@ -30,7 +30,11 @@ export class DeviceAgent {
     this.lastUpload = null;
   }
 
-  /** Work until the server says that the task is finished. */
+  /**
+   * Work until the server says that the task is finished.
+   *
+   * Fails with a ServerUnreachableError where no answer comes for as long as patience lasts; progress is kept.
+   */
   async run() {
     await this.#enrol();
     for (;;) {
@@ -87,6 +91,8 @@ export class DeviceAgent {
         ? await this.#reportUpdate(assignment, made.content)
         : await this.#reportFailure(assignment, made.failure);
     } catch (error) {
+      // No failure of the assignment: what is done of it stays, for the next start.
+      if (error instanceof ServerUnreachableError) throw error;
       const isDiskFull = error.name === "QuotaExceededError";
       if (!isDiskFull && !(error instanceof QuadloomError)) throw error;
       return this.#reportFailure(assignment, { kind: "other", message: error.message.slice(0, LONGEST_MESSAGE) });

@@ -6,6 +6,14 @@ export class QuadloomError extends Error {
   }
 }
 
+/** The server did not answer for as long as patience lasts: nothing is wrong with the work, which is kept. */
+export class ServerUnreachableError extends QuadloomError {
+  constructor(cause, remedy) {
+    super(cause, remedy);
+    this.name = "ServerUnreachableError";
+  }
+}
+
 /** A training step needed more memory than the person allows, or than the browser has. */
 export class StepOutOfMemoryError extends QuadloomError {
   constructor(member, detail) {
