@@ -123,12 +123,14 @@ export class DeviceAgent {
     return { content };
   }
 
-  /** Bring the files of the assignment here; `download` says how many bytes came and, if nobody reloaded, how fast. */
+  /**
+   * Bring the files of the assignment here; `download` says how many bytes came and, if nobody reloaded, in how many
+   * seconds: of transfers alone, since the planner takes them for the speed of the link.
+   */
   async #fetch(assignment) {
     const id = assignment.assignment_id;
     const earlierBytes = (await this.kept.of(id, "downloaded")) ?? 0;
-    const beforeBytes = this.client.downBytes;
-    const started = performance.now();
+    const { downBytes: beforeBytes, downloadS: beforeS } = this.client;
     const bring = async (blob) => {
       const content = await this.family.bring(blob);
       await this.kept.putFor(id, "downloaded", earlierBytes + this.client.downBytes - beforeBytes);
@@ -145,7 +147,7 @@ export class DeviceAgent {
       adapter: await bring(assignment.adapter),
     };
     const bytes = earlierBytes + this.client.downBytes - beforeBytes;
-    const seconds = earlierBytes > 0 ? null : (performance.now() - started) / 1000;
+    const seconds = earlierBytes > 0 ? null : this.client.downloadS - beforeS;
     return { manifest, member, files, download: { bytes, seconds } };
   }
 
