@@ -21,3 +21,12 @@ export class StepOutOfMemoryError extends QuadloomError {
     this.name = "StepOutOfMemoryError";
   }
 }
+
+/** Whole words of browsers and of WebAssembly; other causes name memory, too, or hold OOM within a word like "room". */
+const MEMORY_PROBLEM =
+  /bad_alloc|(failed to|could not|cannot) allocate|allocation failed|out of memory|\bOOM\b|memory access/i;
+
+/** Whether the text of an error says that memory did not suffice. */
+export function saysOutOfMemory(text) {
+  return MEMORY_PROBLEM.test(text);
+}

@@ -1,4 +1,5 @@
 /** Runs the training of one assignment in a fresh worker and waits for its end. */
+import { saysOutOfMemory } from "./errors.js";
 
 const CHECKPOINT_EVERY_S = 10;
 
@@ -21,7 +22,7 @@ export async function trainInWorker(job, { onStep, stopped }) {
       worker.onerror = (event) => {
         event.preventDefault();
         const message = `the training worker ended: ${event.message ?? "it could not be started"}`;
-        resolve({ kind: "failed", report: { kind: /memory/i.test(message) ? "out-of-memory" : "other", message } });
+        resolve({ kind: "failed", report: { kind: saysOutOfMemory(message) ? "out-of-memory" : "other", message } });
       };
       worker.postMessage({ ...job, checkpointEveryS: CHECKPOINT_EVERY_S });
     });
