@@ -2,6 +2,7 @@
 """What the Python packages give, for the Java code to be held against: made anew for every run of the tests."""
 
 import base64
+import datetime
 import json
 import unicodedata
 from pathlib import Path
@@ -10,8 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    pkcs12,
+)
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -90,7 +101,8 @@ TEXTS = (
 
 
 def write_vectors(folder: Path) -> None:
-    """Write the cases of every kind."""
+    """Write the cases of every kind, and the certificate of a server."""
+    (folder / "certificate.p12").write_bytes(_certificate())
     found = {
         "order": _orders(),
         "tokens": _tokens(),
@@ -280,3 +292,21 @@ def _graph(**external: str) -> bytes:
     node = onnx.helper.make_node("Identity", ["weight"], ["y"])
     graph = onnx.helper.make_graph([node], "tiny", [], [value], [inside])
     return bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+def _certificate() -> bytes:
+    """Certificate for 127.0.0.1 and its key, signed by nobody whom a device knows; the password is "vectors"."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    return pkcs12.serialize_key_and_certificates(b"server", key, certificate, None, BestAvailableEncryption(b"vectors"))
