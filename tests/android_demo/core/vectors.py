@@ -27,8 +27,9 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from quadloom_runtime.class_balance import balanced_order
-from quadloom_runtime.data import epoch_order
+from quadloom_runtime.data import epoch_order, load_examples
 from quadloom_runtime.engines.onnx_files import UnsafeGraphError, check_graph_files
+from quadloom_runtime.errors import QuadloomError
 
 Case = dict[str, Any]
 LENGTH = 16
@@ -112,6 +113,7 @@ def write_vectors(folder: Path) -> None:
         "signatures": _signatures(),
         "json": _json(),
         "graphs": _graphs(folder / "graphs"),
+        "examples": _examples(folder / "examples.jsonl"),
     }
     for name, cases in found.items():
         (folder / f"{name}.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
@@ -251,6 +253,24 @@ def _json() -> list[Case]:
         for is_ascii in (True, False)
         for indent in (None, 1)
     ]
+
+
+def _examples(path: Path) -> list[Case]:
+    """Files of labelled texts, and the labels that a Python device reads in them; none where it refuses the file."""
+    good: tuple[Any, ...] = (0, 1, 1.0, -0.0, 1e3, "1", "1.0", " 1\n", "1e0", "10E-1", "+1", "-0", "01", "1.", ".0")
+    bad = (-1, 1.5, True, None, [1], {}, "", " ", ".", "-1", "1.5", "1d", "1f", "0x1p0", "1 0", "NaN", "Infinity")
+    lines = [json.dumps({"text": "ä", "label": label}) for label in (*good, *bad)]
+    contents = [*lines, '{"text": "a"}', '{"text": 3, "label": 1}', "", "\n"]
+    contents += ["\ufeff" + lines[1], f"\ufeff{lines[0]}\r\n\r\n{lines[1]}\r\n", f"{lines[0]}\n\ufeff{lines[1]}"]
+    return [{"content": content, "labels": _labels(path, content)} for content in contents]
+
+
+def _labels(path: Path, content: str) -> list[int | None] | None:
+    path.write_text(content, encoding="utf-8", newline="")
+    try:
+        return [each.label for each in load_examples(path, num_labels=2**31)]
+    except QuadloomError:
+        return None
 
 
 def _graphs(folder: Path) -> list[Case]:
