@@ -22,7 +22,7 @@ export class StepOutOfMemoryError extends QuadloomError {
   }
 }
 
-/** Whole words of browsers and of WebAssembly; other causes name memory, too, or hold OOM within a word like "room". */
+/** What browsers and WebAssembly say; other causes name memory, too, or hold OOM within a word like "room". */
 const MEMORY_PROBLEM =
   /bad_alloc|(failed to|could not|cannot) allocate|allocation failed|out of memory|\bOOM\b|memory access/i;
 

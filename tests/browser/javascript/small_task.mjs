@@ -1,4 +1,4 @@
-// A device of the page in Node.js: its own modules, with a server over real sockets, and memory for the browser's stores.
+// A device of the page in Node.js: its own modules, a server over real sockets, and memory for the browser's stores.
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -57,14 +57,13 @@ export async function smallTask({ blobDelayMs = 0 } = {}) {
     retry_after_rejected_s: 0,
   };
   const reports = [];
+  const noted = (report) => (reports.push(report), { status: "accepted", reason: "" });
   const answers = {
     "/v1/devices": () => ({ device_id: "d", manifest_sha256: family.manifest_sha256 }),
     "/v1/devices/d/check-in": () =>
       reports.length === 0 ? { assignment } : { assignment: null, task_state: "finished", reason: "all rounds" },
-    "/v1/assignments/first/update": (content) => (reports.push({ update: content }), { status: "accepted", reason: "" }),
-    "/v1/assignments/first/failure": (content) => (
-      reports.push({ failure: JSON.parse(content) }), { status: "accepted", reason: "" }
-    ),
+    "/v1/assignments/first/update": (update) => noted({ update }),
+    "/v1/assignments/first/failure": (failure) => noted({ failure: JSON.parse(failure) }),
   };
   const close = await serveToPage(async (request, content, response) => {
     const sha256 = request.url.split("/v1/blobs/")[1];

@@ -106,7 +106,7 @@ final class AssignmentWork {
     return new MeasuredRuntime(runtime, member, settings.memoryLimitBytes);
   }
 
-  /** Every format but ExecuTorch's is ONNX: the graph is one whatever its name, which comes from the server, ends in. */
+  /** Of every format but ExecuTorch's the graph is ONNX, whatever its name, which the server chose, ends in. */
   private void checkGraphs(Manifest manifest, Member member) throws QuadloomException {
     File weights = family.files.path(manifest.weights(member.key.format));
     OnnxGraphFile.check(family.files.path(member.graph), weights);

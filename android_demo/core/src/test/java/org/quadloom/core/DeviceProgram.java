@@ -44,9 +44,9 @@ final class DeviceProgram implements TrainingProgress {
     Clock clock = Clock.offset(Clock.systemUTC(), Duration.ofSeconds(settings.integer("clock_offset_s", -1 << 30, 1 << 30, 0)));
     List<Example> examples = ExampleLines.read(Files.readAllBytes(Paths.get(settings.string("data"))));
     String firstError = settings.stringOrNull("first_error");
-    StepRuntimeFactory runtimes =
-        new ProcessRuntime.Factory(
-            command, firstError == null ? null : (Error) Class.forName(firstError).getDeclaredConstructor().newInstance());
+    Class<?> kind = firstError == null ? null : Class.forName(firstError);
+    Error thrown = kind == null ? null : (Error) kind.getDeclaredConstructor().newInstance();
+    StepRuntimeFactory runtimes = new ProcessRuntime.Factory(command, thrown);
     try {
       File folder = new File(settings.string("folder"));
       loop = new DeviceLoop(device, folder, examples, runtimes, this, clock);
