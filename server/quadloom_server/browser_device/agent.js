@@ -1,7 +1,7 @@
 /** The device loop of quadloom_runtime/device/agent.py: enrol, check in, fetch, train, report, until the task ends. */
 import { assignedMember, memberLabel, tokenizerBlob, trainedRows, weightsOf } from "./family_copy.js";
 import { RefusedError } from "./client.js";
-import { QuadloomError } from "./errors.js";
+import { QuadloomError, ServerUnreachableError } from "./errors.js";
 import { checkLabels } from "./local_data.js";
 import { rowsAtRank } from "./rank.js";
 import { pause } from "./retry.js";
@@ -30,7 +30,11 @@ export class DeviceAgent {
     this.lastUpload = null;
   }
 
-  /** Work until the server says that the task is finished. */
+  /**
+   * Work until the server says that the task is finished.
+   *
+   * Fails with a ServerUnreachableError where no answer comes for as long as patience lasts; progress is kept.
+   */
   async run() {
     await this.#enrol();
     for (;;) {
@@ -87,6 +91,8 @@ export class DeviceAgent {
         ? await this.#reportUpdate(assignment, made.content)
         : await this.#reportFailure(assignment, made.failure);
     } catch (error) {
+      // No failure of the assignment: what is done of it stays, for the next start.
+      if (error instanceof ServerUnreachableError) throw error;
       const isDiskFull = error.name === "QuotaExceededError";
       if (!isDiskFull && !(error instanceof QuadloomError)) throw error;
       return this.#reportFailure(assignment, { kind: "other", message: error.message.slice(0, LONGEST_MESSAGE) });
@@ -117,12 +123,14 @@ export class DeviceAgent {
     return { content };
   }
 
-  /** Bring the files of the assignment here; `download` says how many bytes came and, if nobody reloaded, how fast. */
+  /**
+   * Bring the files of the assignment here; `download` says how many bytes came and, if nobody reloaded, in how many
+   * seconds: of transfers alone, since the planner takes them for the speed of the link.
+   */
   async #fetch(assignment) {
     const id = assignment.assignment_id;
     const earlierBytes = (await this.kept.of(id, "downloaded")) ?? 0;
-    const beforeBytes = this.client.downBytes;
-    const started = performance.now();
+    const { downBytes: beforeBytes, downloadS: beforeS } = this.client;
     const bring = async (blob) => {
       const content = await this.family.bring(blob);
       await this.kept.putFor(id, "downloaded", earlierBytes + this.client.downBytes - beforeBytes);
@@ -139,7 +147,7 @@ export class DeviceAgent {
       adapter: await bring(assignment.adapter),
     };
     const bytes = earlierBytes + this.client.downBytes - beforeBytes;
-    const seconds = earlierBytes > 0 ? null : (performance.now() - started) / 1000;
+    const seconds = earlierBytes > 0 ? null : this.client.downloadS - beforeS;
     return { manifest, member, files, download: { bytes, seconds } };
   }
 

@@ -31,7 +31,8 @@ export class ServerClient {
     Object.assign(this, { key, stopped, onWait });
     this.keyId = key.publicKey;
     this.clockOffsetS = 0;
-    this.downBytes = 0;
+    this.downBytes = 0; // of blobs
+    this.downloadS = 0; // in which they came
   }
 
   /** Introduce this device; again with the same key updates its capabilities. */
@@ -64,7 +65,9 @@ export class ServerClient {
     for (let attempt = 0; attempt < DOWNLOAD_ATTEMPTS; attempt++) {
       const parts = [];
       const progress = () => this.downBytes;
+      const started = performance.now();
       await this.#patiently(() => this.#downloadRest(sha256, parts, largestBytes), progress);
+      this.downloadS += (performance.now() - started) / 1000;
       const content = new Uint8Array(await new Blob(parts).arrayBuffer());
       if ((await sha256Hex(content)) === sha256) return content;
     }
@@ -166,7 +169,10 @@ async function raiseFor(response) {
   } catch {
     error = { code: "unknown", cause: "no explanation", remedy: "check that this is Quadloom's server" };
   }
-  if (response.status >= 500 || TEMPORARY.includes(response.status)) {
+  // A browser sends a request again by itself when a kept connection turns out to be dead, and the server takes a
+  // signature once; the next attempt has one of its own.
+  const isRepeated = response.status === 401 && error.code === "replayed-request";
+  if (response.status >= 500 || TEMPORARY.includes(response.status) || isRepeated) {
     const stated = Number(response.headers.get("retry-after")) || 0;
     throw new TryAgainError(
       `HTTP ${response.status}: ${error.cause}`,

@@ -1,8 +1,7 @@
 /** ONNX Runtime for the web, single-threaded WebAssembly: one member's training graph. */
-import { StepOutOfMemoryError } from "./errors.js";
+import { StepOutOfMemoryError, saysOutOfMemory } from "./errors.js";
 
 const GRADIENT_PREFIX = "gradient.";
-const MEMORY_PROBLEM = /bad_alloc|failed to allocate|out of memory|OOM|memory access|allocation failed/i;
 
 /**
  * Options that keep the graph as the exporter planned it, and memory no longer than a tensor lives. The arena of native
@@ -53,7 +52,7 @@ async function guarded(label, work) {
     return await work();
   } catch (error) {
     const text = String(error?.message ?? error);
-    throw error instanceof RangeError || MEMORY_PROBLEM.test(text)
+    throw error instanceof RangeError || saysOutOfMemory(text)
       ? new StepOutOfMemoryError(label, text.slice(0, 500))
       : error;
   }

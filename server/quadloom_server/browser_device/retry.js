@@ -1,5 +1,5 @@
 /** Try again with exponential backoff and full jitter, until patience runs out. */
-import { QuadloomError } from "./errors.js";
+import { ServerUnreachableError } from "./errors.js";
 
 const PATIENCE_S = 120;
 const FIRST_BOUND_S = 0.5;
@@ -39,7 +39,10 @@ export async function patiently(attempt, { progress = () => 0, onWait = () => {}
       const waitS = Math.random() * boundS + error.afterS;
       boundS = Math.min(2 * boundS, LARGEST_BOUND_S);
       if (performance.now() + waitS * 1000 > giveUpAt) {
-        throw new QuadloomError(`the server did not answer for ${PATIENCE_S} s: ${error.message}`, "start again later");
+        throw new ServerUnreachableError(
+          `the server did not answer for ${PATIENCE_S} s: ${error.message}`,
+          "start again later",
+        );
       }
       onWait(error.message, waitS);
       await pause(waitS, stopped);
@@ -51,7 +54,9 @@ export async function patiently(attempt, { progress = () => 0, onWait = () => {}
 export function pause(seconds, stopped) {
   return new Promise((resolve, reject) => {
     stopped?.throwIfAborted();
-    const timer = setTimeout(resolve, seconds * 1000);
-    stopped?.addEventListener("abort", () => (clearTimeout(timer), reject(stopped.reason)), { once: true });
+    const stop = () => (clearTimeout(timer), reject(stopped.reason));
+    const end = () => (stopped?.removeEventListener("abort", stop), resolve()); // the signal outlives many pauses
+    const timer = setTimeout(end, seconds * 1000);
+    stopped?.addEventListener("abort", stop, { once: true });
   });
 }

@@ -62,13 +62,20 @@ function plannedSteps(examples, batchSize, settings) {
   return settings.max_steps === null ? steps : Math.min(steps, settings.max_steps);
 }
 
-/** The batches of each optimizer step that is still to be made; an epoch's last step may have fewer. */
+/**
+ * The batches of each optimizer step that is still to be made; an epoch's last step may have fewer.
+ *
+ * Each is built when it is asked for: those of a whole epoch would take as much memory as the data once more.
+ */
 function* stepBatches(data, shape, settings, made, steps) {
-  let step = 0;
-  for (let epoch = 0; epoch < settings.epochs && step < steps; epoch++) {
-    const ofEpoch = [...batches(data, epochRows(data.labels, settings, epoch), shape)];
-    for (let first = 0; first < ofEpoch.length && step < steps; first += settings.accumulation, step++) {
-      if (step >= made) yield ofEpoch.slice(first, first + settings.accumulation);
+  const rowsPerStep = shape.batch_size * settings.accumulation;
+  const stepsPerEpoch = Math.ceil(data.length / rowsPerStep);
+  let step = made;
+  while (step < steps) {
+    const order = epochRows(data.labels, settings, Math.floor(step / stepsPerEpoch));
+    for (let inEpoch = step % stepsPerEpoch; inEpoch < stepsPerEpoch && step < steps; inEpoch++, step++) {
+      const first = inEpoch * rowsPerStep;
+      yield [...batches(data, order.slice(first, first + rowsPerStep), shape)];
     }
   }
 }

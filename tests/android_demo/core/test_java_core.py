@@ -11,7 +11,7 @@ from safetensors import safe_open
 from tests.android_demo.core.java_classes import CORE, compile_java
 from tests.android_demo.core.vectors import write_vectors
 
-TESTS = ("VectorsTest", "JsonTest", "RefusalsTest")
+TESTS = ("VectorsTest", "JsonTest", "RefusalsTest", "ConnectionsTest")
 UNPACKED = Path(__file__).parents[3] / "build/junit"
 
 

@@ -3,12 +3,15 @@
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from safetensors.numpy import load_file
 from tests.android_demo.core.served import ServedTask, lines, losses
 from tests.faults.link import LinkFault
+
+from quadloom_runtime.family_folder import blob_reference, load_manifest, save_manifest
 
 LOSS_TOLERANCE = 1e-4
 SETTINGS: dict[str, tuple[dict[str, object], tuple[str, ...], int]] = {
@@ -155,6 +158,47 @@ def test_a_family_that_another_key_signed_is_refused(
         status, said = device.events()
     assert status == 1
     assert "is not one of it by the family key" in lines(said, "error")[0]
+
+
+def test_a_graph_that_reads_other_files_is_refused_whatever_its_name_ends_in(
+    tmp_path: Path, word_piece_family: Path, reviews: Path, device_program: str
+) -> None:
+    family = tmp_path / "family"
+    shutil.copytree(word_piece_family, family)
+    make_graphs_reach_outside(family, suffix=".bin")
+    with ServedTask(family, tmp_path) as task:
+        device = task.java_device(device_program, reviews, enrolment_token=task.token())
+        said = device.events_until("failure-reported")
+    assert ".bin is not safe to open: a tensor lies in '../../device.key'" in lines(said, "failed")[0]
+    assert losses(said) == []
+
+
+@pytest.mark.parametrize("error", ["java.lang.OutOfMemoryError", "java.lang.NoClassDefFoundError"])
+def test_an_error_of_the_platform_before_training_is_reported_and_the_loop_goes_on(
+    error: str, tmp_path: Path, word_piece_family: Path, reviews: Path, device_program: str
+) -> None:
+    with ServedTask(word_piece_family, tmp_path, options={"--rounds": 1}) as task:
+        device = task.java_device(device_program, reviews, enrolment_token=task.token(), first_error=error)
+        said = device.events_until("waiting")
+    assert error in lines(said, "failed")[0]
+    assert "accepted" in lines(said, "failure-reported")[0]
+    assert lines(said, "waiting")  # for the next round
+
+
+def make_graphs_reach_outside(family: Path, *, suffix: str) -> None:
+    """Let the weights of every graph lie where a device keeps its key, and name the graphs otherwise."""
+    manifest = load_manifest(family)
+    members = []
+    for member in manifest.members:
+        graph = onnx.load(family / member.graph.path, load_external_data=False)
+        for tensor in graph.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = "../../device.key" if entry.key == "location" else entry.value
+        path = member.graph.path.removesuffix(".onnx") + suffix
+        (family / path).write_bytes(graph.SerializeToString())
+        renamed = blob_reference(family, path, media_type=member.graph.media_type)
+        members.append(member.model_copy(update={"graph": renamed}))
+    save_manifest(family, manifest.model_copy(update={"members": tuple(members)}))
 
 
 def alter(path: Path) -> None:

@@ -2,6 +2,7 @@
 """What the Python packages give, for the Java code to be held against: made anew for every run of the tests."""
 
 import base64
+import datetime
 import json
 import unicodedata
 from pathlib import Path
@@ -10,14 +11,25 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    pkcs12,
+)
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from quadloom_runtime.class_balance import balanced_order
-from quadloom_runtime.data import epoch_order
+from quadloom_runtime.data import epoch_order, load_examples
 from quadloom_runtime.engines.onnx_files import UnsafeGraphError, check_graph_files
+from quadloom_runtime.errors import QuadloomError
 
 Case = dict[str, Any]
 LENGTH = 16
@@ -90,7 +102,8 @@ TEXTS = (
 
 
 def write_vectors(folder: Path) -> None:
-    """Write the cases of every kind."""
+    """Write the cases of every kind, and the certificate of a server."""
+    (folder / "certificate.p12").write_bytes(_certificate())
     found = {
         "order": _orders(),
         "tokens": _tokens(),
@@ -100,6 +113,7 @@ def write_vectors(folder: Path) -> None:
         "signatures": _signatures(),
         "json": _json(),
         "graphs": _graphs(folder / "graphs"),
+        "examples": _examples(folder / "examples.jsonl"),
     }
     for name, cases in found.items():
         (folder / f"{name}.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
@@ -241,6 +255,24 @@ def _json() -> list[Case]:
     ]
 
 
+def _examples(path: Path) -> list[Case]:
+    """Files of labelled texts, and the labels that a Python device reads in them; none where it refuses the file."""
+    good: tuple[Any, ...] = (0, 1, 1.0, -0.0, 1e3, "1", "1.0", " 1\n", "1e0", "10E-1", "+1", "-0", "01", "1.", ".0")
+    bad = (-1, 1.5, True, None, [1], {}, "", " ", ".", "-1", "1.5", "1d", "1f", "0x1p0", "1 0", "NaN", "Infinity")
+    lines = [json.dumps({"text": "ä", "label": label}) for label in (*good, *bad)]
+    contents = [*lines, '{"text": "a"}', '{"text": 3, "label": 1}', "", "\n"]
+    contents += ["\ufeff" + lines[1], f"\ufeff{lines[0]}\r\n\r\n{lines[1]}\r\n", f"{lines[0]}\n\ufeff{lines[1]}"]
+    return [{"content": content, "labels": _labels(path, content)} for content in contents]
+
+
+def _labels(path: Path, content: str) -> list[int | None] | None:
+    path.write_text(content, encoding="utf-8", newline="")
+    try:
+        return [each.label for each in load_examples(path, num_labels=2**31)]
+    except QuadloomError:
+        return None
+
+
 def _graphs(folder: Path) -> list[Case]:
     """A graph with a tensor in its weights file, and copies of it with bytes altered or another place stated."""
     folder.mkdir()
@@ -280,3 +312,21 @@ def _graph(**external: str) -> bytes:
     node = onnx.helper.make_node("Identity", ["weight"], ["y"])
     graph = onnx.helper.make_graph([node], "tiny", [], [value], [inside])
     return bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+def _certificate() -> bytes:
+    """Certificate for 127.0.0.1 and its key, signed by nobody whom a device knows; the password is "vectors"."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    return pkcs12.serialize_key_and_certificates(b"server", key, certificate, None, BestAvailableEncryption(b"vectors"))

@@ -56,8 +56,10 @@ final class TrainingThread extends Thread {
         }
       } catch (QuadloomException | RuntimeException | LinkageError error) {
         // The person reads it; whatever it was, tomorrow's server or network may be another.
-        board.write(error.getMessage() + " (tries again within 15 minutes)");
-        pause(RETRY_AFTER_FAILURE_MS);
+        pauseAfter(error.getMessage());
+      } catch (OutOfMemoryError error) {
+        // Android would start an app that ends of it again at once, and again.
+        pauseAfter("the app's memory did not suffice: " + error.getMessage());
       }
     }
     board.write("stopped; progress is kept");
@@ -112,6 +114,11 @@ final class TrainingThread extends Thread {
         loop.stop();
       }
     }
+  }
+
+  private void pauseAfter(String problem) {
+    board.write(problem + " (tries again within 15 minutes)");
+    pause(RETRY_AFTER_FAILURE_MS);
   }
 
   private synchronized boolean isEnding() {

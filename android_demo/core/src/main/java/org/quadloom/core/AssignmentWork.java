@@ -1,11 +1,14 @@
 package org.quadloom.core;
 
+import java.io.File;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 
 /** Does assignments: from the download to the finished update. */
 final class AssignmentWork {
+  private static final String EXECUTORCH = "executorch";
+
   /** So often may the process die in the training of the same steps before the device asks for less. */
   private static final int MOST_DEATHS = 2;
 
@@ -93,16 +96,25 @@ final class AssignmentWork {
   }
 
   private MeasuredRuntime open(Assignment assignment, Manifest manifest, Member member) throws QuadloomException {
-    for (BlobReference blob : runtimes.filesFor(manifest, member)) {
-      if (blob.path.endsWith(".onnx")) {
-        OnnxGraphFile.check(family.files.path(blob), family.files.path(manifest.weights(member.key.format)));
-      }
+    if (!member.key.format.equals(EXECUTORCH)) {
+      checkGraphs(manifest, member);
     }
     StepRuntime runtime = runtimes.open(manifest, member, family.files, settings.threads);
     if (assignment.rank != manifest.loraRank) {
       runtime = new RankRuntime(runtime, manifest.parameters, assignment.rank);
     }
     return new MeasuredRuntime(runtime, member, settings.memoryLimitBytes);
+  }
+
+  /** Of every format but ExecuTorch's the graph is ONNX, whatever its name, which the server chose, ends in. */
+  private void checkGraphs(Manifest manifest, Member member) throws QuadloomException {
+    File weights = family.files.path(manifest.weights(member.key.format));
+    OnnxGraphFile.check(family.files.path(member.graph), weights);
+    for (BlobReference companion : member.companions) {
+      if (companion.path.endsWith(".onnx")) {
+        OnnxGraphFile.check(family.files.path(companion), weights);
+      }
+    }
   }
 
   private EncodedData encoded(Manifest manifest) throws QuadloomException {

@@ -176,6 +176,9 @@ public final class DeviceLoop {
       throw error;
     } catch (StepOutOfMemoryException error) {
       return reportFailure(assignment, "out-of-memory", error.getMessage());
+    } catch (OutOfMemoryError | LinkageError error) {
+      // Outside of the steps, whose memory is the member's; it would end the whole app, and the next start again.
+      return reportFailure(assignment, "other", error.toString());
     } catch (QuadloomException | RuntimeException error) {
       boolean isExpected = error instanceof QuadloomException;
       return reportFailure(assignment, "other", isExpected ? error.getMessage() : error.toString());

@@ -130,10 +130,7 @@ final class ServerClient {
         stop.check();
       }
     }
-    String stated = answer.getHeaderField("Content-Length");
-    if (stated != null && !stated.equals(String.valueOf(size - kept))) {
-      throw new IOException("the connection ended after " + (size - kept) + " of " + stated + " bytes");
-    }
+    SignedHttp.requireWhole(answer, size - kept);
   }
 
   /** A full storage is no matter of the server, and not to be tried again for long. */

@@ -6,8 +6,9 @@ import java.io.InputStream;
 import java.io.OutputStream;
 import java.net.HttpURLConnection;
 import java.net.URL;
+import java.security.cert.CertificateException;
 import java.util.Map;
-import javax.net.ssl.SSLHandshakeException;
+import javax.net.ssl.SSLException;
 import javax.net.ssl.SSLPeerUnverifiedException;
 
 /** One signed request to the server at a time. */
@@ -56,20 +57,51 @@ final class SignedHttp {
         throw refused(answer, status);
       }
       return answer;
-    } catch (SSLHandshakeException | SSLPeerUnverifiedException error) {
+    } catch (SSLException error) {
+      if (!isUntrusted(error)) {
+        throw error; // a connection that breaks in the handshake is one that broke
+      }
       throw new QuadloomException(
           "the certificate of " + server + " is not trusted: " + error.getMessage(),
           "name the server as its certificate does, and let this device trust its authority");
     }
   }
 
-  /** The body of a successful answer that is a message. */
+  /**
+   * The body of a successful answer that is a message.
+   *
+   * @throws IOException the connection broke, or ended before all of it was here
+   */
   static byte[] body(HttpURLConnection answer) throws IOException {
     try (InputStream in = answer.getInputStream()) {
-      return readAll(in);
+      return readAll(answer, in);
     } finally {
       answer.disconnect();
     }
+  }
+
+  /**
+   * Check that an answer's body came whole: not every platform says so when the connection ends too soon.
+   *
+   * @throws IOException fewer or more bytes came than the answer states
+   */
+  static void requireWhole(HttpURLConnection answer, long size) throws IOException {
+    String stated = answer.getHeaderField("Content-Length");
+    if (stated != null && !stated.equals(String.valueOf(size))) {
+      throw new IOException("the connection ended after " + size + " of " + stated + " bytes");
+    }
+  }
+
+  private static boolean isUntrusted(SSLException error) {
+    if (error instanceof SSLPeerUnverifiedException) {
+      return true;
+    }
+    for (Throwable cause = error; cause != null; cause = cause.getCause()) {
+      if (cause instanceof CertificateException) {
+        return true;
+      }
+    }
+    return false;
   }
 
   private HttpURLConnection sendOnce(String method, String path, byte[] content, Map<String, String> headers)
@@ -120,13 +152,13 @@ final class SignedHttp {
 
   private static byte[] errorBody(HttpURLConnection answer) throws IOException {
     try (InputStream in = answer.getErrorStream()) {
-      return in == null ? NOTHING : readAll(in);
+      return in == null ? NOTHING : readAll(answer, in);
     } finally {
       answer.disconnect();
     }
   }
 
-  private static byte[] readAll(InputStream in) throws IOException {
+  private static byte[] readAll(HttpURLConnection answer, InputStream in) throws IOException {
     ByteArrayOutputStream found = new ByteArrayOutputStream();
     byte[] chunk = new byte[CHUNK_BYTES];
     for (int size = in.read(chunk); size >= 0; size = in.read(chunk)) {
@@ -135,6 +167,7 @@ final class SignedHttp {
         throw new IOException("the answer has more than " + LARGEST_MESSAGE_BYTES + " bytes");
       }
     }
+    requireWhole(answer, found.size());
     return found.toByteArray();
   }
 }

@@ -43,9 +43,13 @@ final class DeviceProgram implements TrainingProgress {
     device.patienceS = settings.number("patience_s", 0, 1e9, 60);
     Clock clock = Clock.offset(Clock.systemUTC(), Duration.ofSeconds(settings.integer("clock_offset_s", -1 << 30, 1 << 30, 0)));
     List<Example> examples = ExampleLines.read(Files.readAllBytes(Paths.get(settings.string("data"))));
+    String firstError = settings.stringOrNull("first_error");
+    Class<?> kind = firstError == null ? null : Class.forName(firstError);
+    Error thrown = kind == null ? null : (Error) kind.getDeclaredConstructor().newInstance();
+    StepRuntimeFactory runtimes = new ProcessRuntime.Factory(command, thrown);
     try {
       File folder = new File(settings.string("folder"));
-      loop = new DeviceLoop(device, folder, examples, new ProcessRuntime.Factory(command), this, clock);
+      loop = new DeviceLoop(device, folder, examples, runtimes, this, clock);
       return loop.run() == DeviceLoop.End.FINISHED ? 0 : 3;
     } catch (QuadloomException error) {
       said("error", error.getMessage());

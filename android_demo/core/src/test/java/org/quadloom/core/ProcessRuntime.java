@@ -24,9 +24,12 @@ final class ProcessRuntime implements StepRuntime {
   /** Opens ONNX members with a command, to which files and member are added. */
   static final class Factory implements StepRuntimeFactory {
     private final List<String> command;
+    private Error firstError;
 
-    Factory(List<String> command) {
+    /** @param firstError what the platform throws when a member is asked for the first time; null for nothing */
+    Factory(List<String> command, Error firstError) {
       this.command = command;
+      this.firstError = firstError;
     }
 
     @Override
@@ -38,6 +41,11 @@ final class ProcessRuntime implements StepRuntime {
 
     @Override
     public List<BlobReference> filesFor(Manifest manifest, Member member) {
+      if (firstError != null) {
+        Error thrown = firstError;
+        firstError = null;
+        throw thrown;
+      }
       return manifest.graphFiles(member);
     }
 

@@ -4,10 +4,12 @@ import static org.junit.Assert.assertArrayEquals;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertTrue;
+import static org.junit.Assert.fail;
 
 import java.io.File;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Base64;
 import java.util.Collections;
@@ -153,6 +155,40 @@ public final class VectorsTest {
       safe += isSafe ? 1 : 0;
     }
     assertTrue(safe > 0);
+  }
+
+  @Test
+  public void labelledTextsAreReadAsInPython() throws Exception {
+    for (JsonFields each : Vectors.cases("examples")) {
+      String expected = each.has("labels") ? Arrays.toString(Vectors.integers(each, "labels")) : "refused";
+      assertEquals(each.string("content"), expected, labels(each.string("content")));
+    }
+  }
+
+  @Test
+  public void aLabelThatIsNoClassIsNamedWithItsLine() throws Exception {
+    try {
+      ExampleLines.read(bytes("{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":\"very\"}"));
+      fail("taken");
+    } catch (QuadloomException expected) {
+      assertTrue(expected.getMessage(), expected.getMessage().startsWith("line 2.label is very, not a class index"));
+    }
+  }
+
+  private static String labels(String content) {
+    try {
+      List<Integer> labels = new ArrayList<>();
+      for (Example each : ExampleLines.read(bytes(content))) {
+        labels.add(each.label);
+      }
+      return labels.toString();
+    } catch (QuadloomException error) {
+      return "refused";
+    }
+  }
+
+  private static byte[] bytes(String text) {
+    return text.getBytes(StandardCharsets.UTF_8);
   }
 
   private static FloatTensor tensor(float[] values) {
