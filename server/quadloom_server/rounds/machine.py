@@ -81,7 +81,7 @@ class Rounds:
     adapters: DeviceAdapters = field(init=False)
 
     def __post_init__(self) -> None:
-        self.planning = RoundPlanning(self.policy.planner, self.family, self.settings)
+        self.planning = RoundPlanning(self.policy, self.family, self.settings)
         averaging = Averaging(self.policy.aggregation, self.family.manifest)
         # What cannot be averaged so is refused before any device trains it.
         check_combination(self.policy.server_optimizer, averaging.method(), mean_share=self.policy.mean_share)
@@ -175,7 +175,7 @@ class Rounds:
                 return settled
             capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
             expected = rows_at_rank(self.family.manifest.trained_parameters(row.depth), row.rank)
-            settings = settings_of(row, self.settings)
+            settings = settings_of(row)
         batch_size = self.family.manifest.batch.batch_size
         bounds = update_bounds(self.policy, settings, capabilities, batch_size=batch_size)
         try:
@@ -192,7 +192,7 @@ class Rounds:
             # In the turn, so that no closing round clears it away before it counts.
             self.state.blobs.adopt(upload.path, upload.sha256)
             reach("upload-stored-before-commit")
-            reports.accept(turn, row, update, upload, clip_norm=self.policy.clip_update_norm)
+            reports.accept(turn, row, update, upload, clip_norm=self.policy.largest_counted_norm)
             self.advance(turn)
         return ReportResponse(status="accepted", reason="counted")
 
@@ -273,7 +273,6 @@ class Rounds:
             task_id=self.state.task_id,
             family=self.family,
             adapter=self.adapters.reference(turn.session, work.row.round_number - 1, work.row.rank),
-            settings=settings_of(work.row, self.settings),
             policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )
