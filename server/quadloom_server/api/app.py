@@ -24,6 +24,7 @@ from quadloom_server.api.browser_device import INSTALLED_PACKAGES, browser_devic
 from quadloom_server.api.devices import device_routes
 from quadloom_server.api.rate_limit import AddressRate, DeviceRate
 from quadloom_server.api.refusals import install_refusals
+from quadloom_server.api.replays import OnceOnly
 from quadloom_server.api.status_page import status_page
 from quadloom_server.limits import Limits
 from quadloom_server.rounds.machine import Rounds
@@ -70,6 +71,7 @@ def create_app(
         sessions=quick_sessions, nonces=NonceLog(quick_sessions, rounds.state.writing), clock=rounds.clock
     )
     # From the inside out: what comes last meets a request first.
+    app.add_middleware(OnceOnly, authenticator=authenticator)
     app.add_middleware(DeviceRate, buckets=TokenBuckets(limits.requests_per_minute, clock=time.monotonic))
     app.add_middleware(Authentication, authenticator=authenticator, admin_token=rounds.state.admin_token)
     app.add_middleware(AddressRate, buckets=TokenBuckets(limits.unsigned_requests_per_minute, clock=time.monotonic))
