@@ -40,10 +40,6 @@ class Choice:
     reason: str
 
 
-Planner = Callable[[Capabilities, Sequence[MemberSpec], Collection[MemberKey]], Choice]
-"""(device, members of the family, members that it must not get) -> choice. Pure, so that policies can be compared."""
-
-
 def needed_bytes(member: MemberSpec) -> int:
     """Memory that a device must be able to give: the step's peak and what training takes beside it."""
     return peak_bytes(member) + reserve_bytes(member)

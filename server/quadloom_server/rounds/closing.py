@@ -51,6 +51,15 @@ def aggregated(number: int, adapters: DeviceAdapters, server_optimizer: ServerOp
     return server_optimizer.step(Moments(), before, method.finish(before, sums), round_index=number)[0]
 
 
+def restore_latest(number: int, adapters: AdapterFolders, *, mean_share: float) -> None:
+    """Let ``latest`` lead to what the last closed round gave, which is checked.
+
+    A server that was killed left it leading nowhere, or to a round that had not closed.
+    """
+    adapters.read(number)
+    adapters.point_latest(number, mean=mean_share > 0)
+
+
 def shown_after(
     number: int, parameters: dict[str, FloatArray], adapters: AdapterFolders, *, mean_share: float
 ) -> dict[str, FloatArray]:

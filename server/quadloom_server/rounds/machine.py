@@ -29,15 +29,14 @@ from quadloom_runtime.contract.wire import (
 )
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
-from quadloom_server.aggregation.averaging import Averaging
-from quadloom_server.aggregation.server_optimizer import check_combination
 from quadloom_server.aggregation.validation import InvalidUpdateError, read_update
 from quadloom_server.errors import RevokedDeviceError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds import control, reports
 from quadloom_server.rounds.assigning import assignment_message, settings_of
+from quadloom_server.rounds.averaging import averaging_of
 from quadloom_server.rounds.bounds import update_bounds
-from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation, shown_after
+from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation, restore_latest, shown_after
 from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.enrolling import check_rank, enrol_device
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
@@ -82,10 +81,7 @@ class Rounds:
 
     def __post_init__(self) -> None:
         self.planning = RoundPlanning(self.policy, self.family, self.settings)
-        averaging = Averaging(self.policy.aggregation, self.family.manifest)
-        # What cannot be averaged so is refused before any device trains it.
-        check_combination(self.policy.server_optimizer, averaging.method(), mean_share=self.policy.mean_share)
-        self.adapters = DeviceAdapters(self.state, averaging)
+        self.adapters = DeviceAdapters(self.state, averaging_of(self.policy, self.family.manifest))
 
     def start(self) -> None:
         """Continue where the state is: evaluate the initial adapter if nobody has, close a round that was closing."""
@@ -98,6 +94,8 @@ class Rounds:
                 turn.closing = current.number if current.state == "closing" else None
                 too_late = queries.counting_round(turn.session) - self.policy.largest_staleness - 1
                 queries.expire_open_assignments(turn.session, until_round=too_late)
+            last_closed = queries.last_closed_round(turn.session)
+            restore_latest(last_closed, self.state.adapters, mean_share=self.policy.mean_share)
             self.advance(turn)
         if self.evaluator is not None and not evaluated:
             self.background(partial(self._evaluate_initial, self.evaluator))

@@ -60,6 +60,11 @@ def latest_round(session: Session) -> Round | None:
     return session.scalar(select(Round).order_by(Round.number.desc()).limit(1))
 
 
+def last_closed_round(session: Session) -> int:
+    """The round whose adapter the next one starts from, 0 for the initial adapter."""
+    return session.scalar(select(func.max(Round.number)).where(Round.state == "closed")) or 0
+
+
 def round_progress(session: Session, number: int) -> Progress:
     """Count the assignments of one round, and its updates."""
     counted = select(Assignment.state, func.count()).where(Assignment.round_number == number).group_by(Assignment.state)
