@@ -82,7 +82,7 @@ def test_a_blob_is_found_under_its_hash_and_an_altered_one_is_refused(tmp_path: 
     assert blobs.put(b"content") == name
     assert blobs.checked_path(name).read_bytes() == b"content"
     blobs.path(name).write_bytes(b"c0ntent")
-    with pytest.raises(QuadloomError, match="does not have the content of its name"):
+    with pytest.raises(QuadloomError, match="does not have the content that was stored"):
         blobs.checked_path(name)
     blobs.path(name).unlink()
     with pytest.raises(QuadloomError, match="is missing"):
