@@ -1,7 +1,9 @@
 """The tensors of an adapter as a file; what is read is held against the parameter table before it is used."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from safetensors import SafetensorError
@@ -10,6 +12,11 @@ from safetensors.numpy import load_file, save
 from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_runtime.errors import QuadloomError
+
+FLOAT32_BYTES: Final = 4
+LARGEST_ENTRY_BYTES: Final = 200
+"""What the header says of a tensor beside its name."""
+LARGEST_METADATA_BYTES: Final = 65536
 
 
 class WrongAdapterError(QuadloomError):
@@ -38,6 +45,16 @@ def read_parameters(path: Path, table: Sequence[ParameterSpec], *, remedy: str) 
             remedy=remedy,
         )
     return dict(tensors)
+
+
+def largest_tensors_bytes(rows: Sequence[ParameterSpec]) -> int:
+    """Upper bound on the size of a file of these tensors or of some of them, at their rank or a lower one.
+
+    Header and metadata are included, the report of an update among them.
+    """
+    values = sum(FLOAT32_BYTES * math.prod(row.shape) for row in rows)
+    names = sum(len(row.name.encode()) + LARGEST_ENTRY_BYTES for row in rows)
+    return values + names + LARGEST_METADATA_BYTES
 
 
 def tensors_bytes(tensors: Mapping[str, FloatArray], metadata: Mapping[str, str]) -> bytes:

@@ -2,14 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from quadloom_runtime.contract.manifest import BlobReference
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import make_folder, rename_durably, using
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import file_sha256
+
+PARTIAL_SUFFIX: Final = ".part"
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class BlobCache:
 
     def partial_path(self, sha256: str) -> Path:
         """Where a download of it grows."""
-        return self.folder / sha256[:2] / f"{sha256}.part"
+        return self.folder / sha256[:2] / f"{sha256}{PARTIAL_SUFFIX}"
 
     def holds(self, sha256: str) -> bool:
         """Whether the blob is here and intact; an altered one is removed, so that it is fetched again."""
@@ -57,6 +61,12 @@ class BlobCache:
     def remove(self, sha256: str) -> None:
         """Forget a blob that is not needed again."""
         self.path(sha256).unlink(missing_ok=True)
+
+    def keep_only(self, names: Set[str]) -> None:
+        """Remove every blob and every unfinished download that is not of one of these hashes."""
+        for path in self.folder.glob("??/*"):
+            if path.name.removesuffix(PARTIAL_SUFFIX) not in names:
+                path.unlink(missing_ok=True)
 
     def link_into(self, folder: Path, reference: BlobReference) -> Path:
         """Put the blob under its family path in `folder`: a hard link where the file system can, else a copy.

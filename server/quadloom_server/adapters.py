@@ -1,16 +1,19 @@
 """Every round's adapter as a folder that `PeftModel.from_pretrained` loads."""
 
-import shutil
-import tempfile
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from sqlalchemy.orm import Session, sessionmaker
+
 from quadloom_runtime.adapter_file import read_parameters, tensors_bytes
 from quadloom_runtime.contract.manifest import BlobReference
-from quadloom_runtime.durable_files import make_folder, using, write_atomically
+from quadloom_runtime.durable_files import UNFINISHED_SUFFIX, make_folder, rename_durably, using, write_atomically
 from quadloom_runtime.engines.engine import FloatArray
-from quadloom_runtime.family_folder import blob_reference
+from quadloom_runtime.errors import QuadloomError
 from quadloom_server.family import ADAPTER_TENSORS, ServedFamily
+from quadloom_server.store.blobs import checked_file
+from quadloom_server.store.tables import Round
 
 MEDIA_TYPE = "application/vnd.safetensors"
 LATEST = "latest"
@@ -22,17 +25,25 @@ class AdapterFolders:
 
     A task that gives out the mean of recent rounds (`RoundPolicy.mean_share`) has ``round-0003-mean``, too, and
     ``latest`` leads there.
+
+    What a round gave is known by its hash, from its row in the database: a file that was altered since is not used.
     """
 
-    def __init__(self, root: Path, family: ServedFamily) -> None:
+    def __init__(self, root: Path, family: ServedFamily, sessions: sessionmaker[Session]) -> None:
         self._root = root
         self._family = family
-        self._references: dict[int, BlobReference] = {}
+        self._sessions = sessions
+        initial = family.initial_adapter
+        self._references = {0: tensors_reference(0, sha256=initial.sha256, size_bytes=initial.size_bytes)}
 
     def reference(self, number: int) -> BlobReference:
-        """The round's tensors as a blob, hashed once as they lie on disk."""
+        """The tensors that the round gave, as a blob.
+
+        Raises:
+            QuadloomError: the round has not closed, and nothing was written for it since this server started.
+        """
         if number not in self._references:
-            self._references[number] = blob_reference(self._root, tensors_name(number), media_type=MEDIA_TYPE)
+            self._references[number] = self._recorded(number)
         return self._references[number]
 
     def tensors_path(self, number: int) -> Path:
@@ -40,10 +51,13 @@ class AdapterFolders:
         return self._root / tensors_name(number)
 
     def read(self, number: int) -> dict[str, FloatArray]:
-        """The global parameters after a round, float32, every row of the parameter table."""
-        return read_parameters(
-            self.tensors_path(number), self._family.manifest.parameters, remedy="restore the state folder"
-        )
+        """The global parameters after a round, float32, every row of the parameter table.
+
+        Raises:
+            QuadloomError: the file is not what the round gave.
+        """
+        path = checked_file(self.tensors_path(number), self.reference(number).sha256)
+        return read_parameters(path, self._family.manifest.parameters, remedy="restore the state folder")
 
     def read_mean(self, number: int) -> dict[str, FloatArray]:
         """The mean over recent rounds after this one; where there is none, what the round itself gave."""
@@ -57,33 +71,49 @@ class AdapterFolders:
         if not self.tensors_path(0).is_file():
             content = (self._family.folder / self._family.initial_adapter.path).read_bytes()
             self._write(_name(0), content)
-            self.point_latest(0)
 
     def write(self, number: int, parameters: Mapping[str, FloatArray]) -> BlobReference:
         """Write the round's adapter; writing it again after a crash replaces it."""
-        self._write(_name(number), tensors_bytes(parameters, FOR_PEFT))
-        self._references.pop(number, None)
-        return self.reference(number)
+        content = tensors_bytes(parameters, FOR_PEFT)
+        self._write(_name(number), content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._references[number] = tensors_reference(number, sha256=sha256, size_bytes=len(content))
+        return self._references[number]
 
     def write_mean(self, number: int, parameters: Mapping[str, FloatArray]) -> None:
         """Write the mean over recent rounds; again after a crash replaces it."""
         self._write(_name(number, mean=True), tensors_bytes(parameters, FOR_PEFT))
 
     def point_latest(self, number: int, *, mean: bool = False) -> None:
-        """Let ``latest`` name this round's folder, without a moment at which it names none."""
+        """Let ``latest`` name this round's folder, without a moment at which it names none.
+
+        Args:
+            mean: name the folder of the mean over recent rounds, if there is one.
+        """
         folder = self._root / "adapters"
-        with using(folder / LATEST), tempfile.TemporaryDirectory(dir=folder, prefix=".latest.") as temporary:
-            link = Path(temporary) / LATEST
-            link.symlink_to(_name(number, mean=mean))
-            link.replace(folder / LATEST)
+        has_mean = mean and (self._root / tensors_name(number, mean=True)).is_file()
+        link = folder / f".{LATEST}{UNFINISHED_SUFFIX}"
+        with using(link):
+            link.unlink(missing_ok=True)
+            link.symlink_to(_name(number, mean=has_mean))
+        rename_durably(link, folder / LATEST)
+
+    def _recorded(self, number: int) -> BlobReference:
+        """What was written down when the round closed."""
+        with self._sessions() as session:
+            row = session.get(Round, number)
+        if row is None or row.adapter_sha256 is None or row.adapter_size_bytes is None:
+            raise QuadloomError(
+                f"the database does not know the adapter of round {number}", remedy="restore the state folder"
+            )
+        return tensors_reference(number, sha256=row.adapter_sha256, size_bytes=row.adapter_size_bytes)
 
     def _write(self, name: str, tensors: bytes) -> None:
         folder = self._root / "adapters" / name
         make_folder(folder)
         for each in self._family.manifest.adapter:
             if each != self._family.initial_adapter:
-                with using(folder / Path(each.path).name):
-                    shutil.copyfile(self._family.folder / each.path, folder / Path(each.path).name)
+                write_atomically(folder / Path(each.path).name, (self._family.folder / each.path).read_bytes())
         # The tensors last: a folder that has them is complete.
         write_atomically(folder / ADAPTER_TENSORS, tensors, half_written="adapter-half-written")
 

@@ -84,7 +84,7 @@ def open_state(
             task_id = _task_id(session, family, aggregation, folder=folder, now_s=now_s)
         remove_unfinished(folder)
         admin_token = open_admin_token(folder)
-        adapters = AdapterFolders(folder, family)
+        adapters = AdapterFolders(folder, family, sessions)
         adapters.write_initial()
         blobs = BlobFolder(folder / "blobs")
         blobs.put(family.content)

@@ -83,7 +83,7 @@ def test_an_unreadable_update_ends_the_server_with_its_name_and_is_never_left_ou
             each.write_bytes(b"damaged")
         fleet.server.start()
         said = ended_with_error(fleet)
-        assert any(f"the stored blob {each} does not have the content of its name" in said for each in updates)
+        assert any(f"the stored file {each} does not have the content that was stored" in said for each in updates)
         for each, content in kept.items():
             each.write_bytes(content)
         fleet.server.start()

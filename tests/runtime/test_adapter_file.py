@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from quadloom_runtime.adapter_file import WrongAdapterError, read_parameters
+from quadloom_runtime.adapter_file import WrongAdapterError, largest_tensors_bytes, read_parameters, tensors_bytes
 from quadloom_runtime.contract.manifest import ParameterSpec
 
 TABLE = (
@@ -78,3 +78,9 @@ def test_altered_bytes_give_the_table_or_a_refusal(tmp_path: Path, data: st.Data
     assert {name: (value.dtype, value.shape) for name, value in found.items()} == {
         row.name: (np.float32, row.shape) for row in TABLE
     }
+
+
+def test_the_size_bound_admits_every_tensor_with_a_long_report() -> None:
+    rows = [ParameterSpec(name=f"layer.{n}" * 8, shape=(8, 8), layer=n, rank=8) for n in range(200)]
+    content = tensors_bytes({row.name: np.zeros(row.shape, np.float32) for row in rows}, {"report": "." * 60_000})
+    assert len(content) <= largest_tensors_bytes(rows) < 2 * len(content)

@@ -53,6 +53,20 @@ def test_an_altered_blob_is_dropped_when_it_is_asked_for(tmp_path: Path) -> None
     assert not cache.path(blob.sha256).exists()
 
 
+def test_only_the_named_blobs_are_kept_and_their_unfinished_downloads(tmp_path: Path) -> None:
+    cache = BlobCache(tmp_path)
+    kept, other = put(cache, b"kept"), put(cache, b"other")
+    growing, abandoned = (cache.partial_path(reference(content).sha256) for content in (b"growing", b"abandoned"))
+    for path in (growing, abandoned):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    cache.keep_only({kept.sha256, reference(b"growing").sha256})
+    assert cache.holds(kept.sha256)
+    assert not cache.path(other.sha256).exists()
+    assert growing.exists()
+    assert not abandoned.exists()
+
+
 def test_a_link_shares_the_disk_space_of_the_cache(tmp_path: Path) -> None:
     cache = BlobCache(tmp_path / "blobs")
     blob = put(cache, b"weights")

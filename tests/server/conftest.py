@@ -211,6 +211,7 @@ class TaskUnderTest:
     policy: RoundPolicy
     evaluator: Evaluator | None
     database_url: str | None = None
+    settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(seed=7))
     now_s: float = 1000.0
     jobs: list[Callable[[], None]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -297,7 +298,7 @@ class TaskUnderTest:
             family=self.family,
             state=self.state,
             policy=self.policy,
-            settings=TrainingSettings(seed=7),
+            settings=self.settings,
             background=self.jobs.append,
             evaluator=self.evaluator,
             clock=lambda: self.now_s,

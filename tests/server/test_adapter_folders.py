@@ -12,6 +12,12 @@ from quadloom_runtime.contract.manifest import ParameterSpec
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.adapters import AdapterFolders
 from quadloom_server.family import ServedFamily, open_family
+from quadloom_server.store.database import open_database
+
+
+def folders(state: Path, family: ServedFamily) -> AdapterFolders:
+    state.mkdir()
+    return AdapterFolders(state, family, open_database(f"sqlite:///{state / 'server.db'}"))
 
 
 def test_a_written_round_loads_with_peft_and_holds_the_same_tensors(
@@ -33,7 +39,7 @@ def test_a_written_round_loads_with_peft_and_holds_the_same_tensors(
     settings = json.loads((tmp_path / "seed/adapter_config.json").read_text())
     family = open_family(write_family(tmp_path / "family", parameters=table, adapter_config=settings))
 
-    adapters = AdapterFolders(tmp_path / "state", family)
+    adapters = folders(tmp_path / "state", family)
     random = np.random.default_rng(1)
     written = {row.name: random.standard_normal(row.shape).astype(np.float32) for row in table}
     adapters.write(3, written)
@@ -49,7 +55,7 @@ def test_a_written_round_loads_with_peft_and_holds_the_same_tensors(
 def test_the_initial_adapter_keeps_its_hash_and_reading_gives_what_was_written(
     tmp_path: Path, family: ServedFamily
 ) -> None:
-    adapters = AdapterFolders(tmp_path / "state", family)
+    adapters = folders(tmp_path / "state", family)
     adapters.write_initial()
     assert adapters.reference(0).sha256 == family.initial_adapter.sha256
     changed = {name: value + 1 for name, value in adapters.read(0).items()}
@@ -60,7 +66,7 @@ def test_the_initial_adapter_keeps_its_hash_and_reading_gives_what_was_written(
 
 
 def test_latest_follows_the_round_it_is_pointed_at(tmp_path: Path, family: ServedFamily) -> None:
-    adapters = AdapterFolders(tmp_path / "state", family)
+    adapters = folders(tmp_path / "state", family)
     adapters.write_initial()
     latest = tmp_path / "state/adapters/latest"
     for number in (1, 2):
@@ -72,7 +78,7 @@ def test_latest_follows_the_round_it_is_pointed_at(tmp_path: Path, family: Serve
 
 
 def test_writing_a_round_again_replaces_it(tmp_path: Path, family: ServedFamily) -> None:
-    adapters = AdapterFolders(tmp_path / "state", family)
+    adapters = folders(tmp_path / "state", family)
     adapters.write_initial()
     initial = adapters.read(0)
     first = adapters.write(1, {name: value + 1 for name, value in initial.items()})
@@ -82,7 +88,7 @@ def test_writing_a_round_again_replaces_it(tmp_path: Path, family: ServedFamily)
 
 
 def test_an_adapter_that_lost_its_tensors_is_refused_by_name(tmp_path: Path, family: ServedFamily) -> None:
-    adapters = AdapterFolders(tmp_path / "state", family)
+    adapters = folders(tmp_path / "state", family)
     adapters.write_initial()
     parameters = adapters.read(0)
     del parameters["base_model.model.classifier.bias"]

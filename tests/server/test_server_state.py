@@ -44,7 +44,7 @@ def test_a_state_of_an_earlier_release_is_refused_with_its_version(tmp_path: Pat
         session.flush()
         session.execute(text("ALTER TABLE task DROP COLUMN aggregation"))  # as that release had it
     state.close()
-    with pytest.raises(QuadloomError, match="has schema version 3, this program uses 6"):
+    with pytest.raises(QuadloomError, match="has schema version 3, this program uses 7"):
         open_state(tmp_path / "state", family, aggregation="fedavg", database_url=None, now_s=2)
 
 
@@ -82,7 +82,7 @@ def test_a_blob_is_found_under_its_hash_and_an_altered_one_is_refused(tmp_path: 
     assert blobs.put(b"content") == name
     assert blobs.checked_path(name).read_bytes() == b"content"
     blobs.path(name).write_bytes(b"c0ntent")
-    with pytest.raises(QuadloomError, match="does not have the content of its name"):
+    with pytest.raises(QuadloomError, match="does not have the content that was stored"):
         blobs.checked_path(name)
     blobs.path(name).unlink()
     with pytest.raises(QuadloomError, match="is missing"):

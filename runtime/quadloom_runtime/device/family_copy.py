@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from quadloom_runtime.adapter_file import largest_tensors_bytes
 from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.contract.manifest import BlobReference, FamilyManifest
 from quadloom_runtime.contract.wire import Assignment, EnrolResponse
@@ -61,11 +62,23 @@ class FamilyCopy:
         """
         manifest = self.manifest(assignment)
         _check_files(assignment, manifest)
-        for blob in (*assignment.blobs, assignment.adapter):
+        self._forget_others(assignment, manifest)
+        for blob in assignment.blobs:
             self._bring(blob.sha256, name=blob.path, largest_bytes=blob.size_bytes)
+        # Nobody has signed what the assignment says of its adapter, so its size is not believed.
+        largest_bytes = largest_tensors_bytes(manifest.parameters)
+        self._bring(assignment.adapter.sha256, name=assignment.adapter.path, largest_bytes=largest_bytes)
         for blob in assignment.blobs:
             self.cache.link_into(self.folder, blob)
         return manifest
+
+    def _forget_others(self, assignment: Assignment, manifest: FamilyManifest) -> None:
+        """Keep of what is here only what is the family's, other members included, and this round's adapter.
+
+        After kills there may be adapters of earlier rounds, and files of a family that is served no more.
+        """
+        of_family = {blob.sha256 for blob in manifest.blobs()}
+        self.cache.keep_only({assignment.manifest_sha256, assignment.adapter.sha256} | of_family)
 
     def _bring(self, sha256: str, *, name: str, largest_bytes: int) -> None:
         if not self.cache.holds(sha256):

@@ -92,18 +92,25 @@ def train_in_process(job: TrainingJob, *, on_step: Callable[[Stepped], None]) ->
     process.start()
     sending.close()  # so that the end of the child is the end of the stream
     try:
-        while True:
-            message: Stepped | Trained | FailureReport = receiving.recv()
-            if not isinstance(message, Stepped):
-                return message
+        while isinstance(message := _received(receiving), Stepped):
             on_step(message)
-    except EOFError:
+        if message is not None:
+            return message
         process.join()
         return _died(process.exitcode, member=job.member.label)
     finally:
         process.kill()
         process.join()
         receiving.close()
+
+
+def _received(connection: Connection) -> Stepped | Trained | FailureReport | None:
+    """The child's next message, None if it has ended."""
+    try:
+        message: Stepped | Trained | FailureReport = connection.recv()
+    except (EOFError, OSError):  # an OSError where it was killed in the middle of a message
+        return None
+    return message
 
 
 def run_job(job: TrainingJob, *, on_step: Callable[[Stepped], None]) -> Trained:

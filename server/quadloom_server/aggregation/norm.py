@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quadloom_runtime.engines.engine import FloatArray
 
@@ -20,14 +21,14 @@ def update_norm(tensors: Mapping[str, FloatArray]) -> float:
     return math.sqrt(total)
 
 
-def clipped(tensors: Mapping[str, FloatArray], *, norm: float) -> dict[str, FloatArray]:
-    """The update scaled down to L2 norm `norm`, unchanged if it is no larger.
+def scaled(
+    tensors: Mapping[str, FloatArray], factor: float, *, largest_norm: float | None
+) -> dict[str, NDArray[np.float64]]:
+    """The update times `factor`, or less: no larger than `largest_norm`, if that is a bound.
 
     A pure function of the stored update, so the aggregate of a round can be computed again by anyone who has the
     updates.
     """
-    found = update_norm(tensors)
-    if found <= norm:
-        return dict(tensors)
-    factor = norm / found
-    return {name: (value.astype(np.float64) * factor).astype(np.float32) for name, value in tensors.items()}
+    if largest_norm is not None and (norm := update_norm(tensors)) * factor > largest_norm:
+        factor = largest_norm / norm
+    return {name: factor * value.astype(np.float64) for name, value in tensors.items()}

@@ -1,6 +1,5 @@
 """An update is checked before it counts: what a device sends is not trusted."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +87,6 @@ def read_update(path: Path, expected: Sequence[ParameterSpec], *, bounds: Update
 def trained_layers(rows: Sequence[ParameterSpec]) -> tuple[int, ...]:
     """The layers that these rows belong to, in the order in which a report gives their gradient norms."""
     return tuple(sorted({row.layer for row in rows if isinstance(row.layer, int)}))
-
-
-def largest_update_bytes(parameters: Sequence[ParameterSpec]) -> int:
-    """Upper bound on the size of an honest update that trains all of `parameters`, header and report included."""
-    values = sum(4 * math.prod(row.shape) for row in parameters)
-    names = sum(len(row.name.encode()) + 200 for row in parameters)
-    return values + names + 65536
 
 
 def _check_table(tensors: Mapping[str, TensorEntry], expected: Sequence[ParameterSpec]) -> None:

@@ -13,9 +13,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from quadloom_runtime import __version__
+from quadloom_runtime.adapter_file import largest_tensors_bytes
 from quadloom_runtime.contract.status import TaskStatus
 from quadloom_runtime.contract.wire import ErrorResponse
-from quadloom_server.aggregation.validation import largest_update_bytes
 from quadloom_server.api.admin import admin_routes
 from quadloom_server.api.authentication import Authentication
 from quadloom_server.api.blobs import BlobCatalogue, blob_routes
@@ -24,6 +24,7 @@ from quadloom_server.api.browser_device import INSTALLED_PACKAGES, browser_devic
 from quadloom_server.api.devices import device_routes
 from quadloom_server.api.rate_limit import AddressRate, DeviceRate
 from quadloom_server.api.refusals import install_refusals
+from quadloom_server.api.replays import OnceOnly
 from quadloom_server.api.status_page import status_page
 from quadloom_server.limits import Limits
 from quadloom_server.rounds.machine import Rounds
@@ -70,10 +71,11 @@ def create_app(
         sessions=quick_sessions, nonces=NonceLog(quick_sessions, rounds.state.writing), clock=rounds.clock
     )
     # From the inside out: what comes last meets a request first.
+    app.add_middleware(OnceOnly, authenticator=authenticator)
     app.add_middleware(DeviceRate, buckets=TokenBuckets(limits.requests_per_minute, clock=time.monotonic))
     app.add_middleware(Authentication, authenticator=authenticator, admin_token=rounds.state.admin_token)
     app.add_middleware(AddressRate, buckets=TokenBuckets(limits.unsigned_requests_per_minute, clock=time.monotonic))
-    app.add_middleware(BodyLimit, limits=limits, update_bytes=largest_update_bytes(rounds.family.manifest.parameters))
+    app.add_middleware(BodyLimit, limits=limits, update_bytes=largest_tensors_bytes(rounds.family.manifest.parameters))
     install_refusals(app, on_damage=on_damage)
     app.include_router(device_routes(rounds))
     app.include_router(admin_routes(rounds))

@@ -20,6 +20,18 @@ API, ADMIN_API, OPEN_API = "/v1/", "/v1/admin/", "/v1/task"
 WITHOUT_BODY = ("GET", "HEAD")
 
 
+def is_for_devices(path: str) -> bool:
+    """Whether a request to this path is let through by a device's signature, and by nothing else."""
+    return path.startswith(API) and path != OPEN_API and not path.startswith(ADMIN_API)
+
+
+def target_of(scope: Scope) -> str:
+    """Path and query as they stand in the request line, which is what is signed."""
+    query: str = scope["query_string"].decode("latin-1")
+    path: str = scope["raw_path"].decode("latin-1")
+    return f"{path}?{query}" if query else path
+
+
 class Authentication:
     """ASGI middleware: below `API` only `OPEN_API` is for everybody. Routes see a request only after it has passed.
 
@@ -55,10 +67,9 @@ class Authentication:
 
     def _signature(self, scope: Scope) -> RequestSignature:
         headers = Headers(scope=scope)
-        query = scope["query_string"].decode("latin-1")
         return self._authenticator.authenticate(
             method=scope["method"],
-            target=scope["raw_path"].decode("latin-1") + (f"?{query}" if query else ""),
+            target=target_of(scope),
             content_digest=headers.getlist(CONTENT_DIGEST),
             signature_input=headers.getlist(SIGNATURE_INPUT),
             signature=headers.getlist(SIGNATURE),

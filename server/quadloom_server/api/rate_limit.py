@@ -5,6 +5,7 @@ import math
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from quadloom_server.api.authentication import is_for_devices
 from quadloom_server.api.refusals import refusal
 from quadloom_server.errors import RefusedRequestError
 from quadloom_server.token_buckets import TokenBuckets
@@ -18,7 +19,8 @@ class AddressRate:
     """ASGI middleware, before authentication: requests without a signature are counted by address.
 
     A signed request is never held up by others from its address, be it a reverse proxy's: only those whose signature
-    turns out to be wrong count. An enrolment counts as unsigned: anybody can make a key.
+    turns out to be wrong count. A signature is one where it will be verified; elsewhere it is a header like any other,
+    which anybody can send. An enrolment counts as unsigned: anybody can make a key.
     """
 
     def __init__(self, app: ASGIApp, *, buckets: TokenBuckets) -> None:
@@ -31,7 +33,7 @@ class AddressRate:
             await self._app(scope, receive, send)
             return
         address = _network(scope["client"][0] if scope.get("client") else "")
-        is_signed = scope["path"] != ENROL_PATH and any(name == b"signature" for name, _ in scope["headers"])
+        is_signed = _will_be_verified(scope["path"]) and any(name == b"signature" for name, _ in scope["headers"])
         if not is_signed and (wait_s := self._buckets.take(address)):
             await refusal(_too_many(f"the address {address}", wait_s))(scope, receive, send)
             return
@@ -54,6 +56,10 @@ class DeviceRate:
             await refusal(_too_many(f"the device {signature.key_id}", wait_s))(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def _will_be_verified(path: str) -> bool:
+    return is_for_devices(path) and path != ENROL_PATH
 
 
 def _network(host: str) -> str:

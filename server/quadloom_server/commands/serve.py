@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from quadloom_server.api.browser_device import INSTALLED_PACKAGES
     from quadloom_server.family import open_family
     from quadloom_server.rounds.assigning import check_settings
+    from quadloom_server.rounds.averaging import averaging_of
     from quadloom_server.rounds.background import BackgroundWorker
     from quadloom_server.rounds.machine import Rounds
     from quadloom_server.serving import bind, run_server
@@ -36,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     family = open_family(arguments.family)
     check_settings(settings, family.manifest)
+    # A state that is begun keeps its aggregation: what does not go together must not begin one.
+    averaging_of(policy, family.manifest)
     for warning in family.warnings:
         _say(f"warning: {warning}")
     evaluator = _evaluator(arguments, family)

@@ -20,9 +20,18 @@ def check_settings(settings: TrainingSettings, manifest: FamilyManifest) -> None
         )
 
 
-def settings_of(row: AssignmentRow, settings: TrainingSettings) -> TrainingSettings:
-    """How the device trains: as the task says, or with fewer steps if the planner chose so."""
-    return settings if row.steps is None else settings.model_copy(update={"max_steps": row.steps})
+def settings_for(task: TrainingSettings, *, round_number: int, planned_steps: int | None) -> TrainingSettings:
+    """How a device trains in a round: as the task says, or with fewer steps if the planner chose so.
+
+    The data order differs from round to round.
+    """
+    max_steps = task.max_steps if planned_steps is None else planned_steps
+    return task.model_copy(update={"max_steps": max_steps, "seed": task.seed + round_number})
+
+
+def settings_of(row: AssignmentRow) -> TrainingSettings:
+    """How the device trains: as was decided when it got the work."""
+    return TrainingSettings.model_validate(row.settings)
 
 
 def assignment_message(
@@ -32,11 +41,10 @@ def assignment_message(
     task_id: str,
     family: ServedFamily,
     adapter: BlobReference,
-    settings: TrainingSettings,
     policy: RoundPolicy,
     deadline_s: float,
 ) -> Assignment:
-    """What the device gets; the data order differs from round to round, and is the same when handed out again."""
+    """What the device gets, the same when it is handed out again."""
     return Assignment(
         assignment_id=row.id,
         task_id=task_id,
@@ -47,7 +55,7 @@ def assignment_message(
         manifest_signature=family.signature,
         adapter=adapter,
         blobs=family.manifest.files_for(member),
-        settings=settings.model_copy(update={"seed": settings.seed + row.round_number}),
+        settings=settings_of(row),
         deadline_s=deadline_s,
         largest_staleness=policy.largest_staleness,
         retry_after_accepted_s=policy.retry_after_accepted_s,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from quadloom_runtime.adapter_ranks import rows_at_rank
@@ -13,7 +14,7 @@ from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.adapters import AdapterFolders
 from quadloom_server.aggregation.method import TrainedUpdate
-from quadloom_server.aggregation.norm import clipped
+from quadloom_server.aggregation.norm import scaled
 from quadloom_server.aggregation.recent_mean import recent_mean
 from quadloom_server.aggregation.server_optimizer import Moments, ServerOptimizer
 from quadloom_server.aggregation.staleness import staleness_weight
@@ -42,13 +43,21 @@ def aggregated(number: int, adapters: DeviceAdapters, server_optimizer: ServerOp
     for (started_round, rank), updates in groupby(counted, lambda each: (each.started_round, each.rank)):
         start = adapters.read(started_round - 1, rank)
         for each in updates:
-            change = _change(each, adapters)
-            trained = {name: start[name] + value.astype(np.float64) for name, value in change.items()}
+            change = _change(each, shares[each].reach, adapters)
+            trained = {name: start[name] + value for name, value in change.items()}
             weight = shares[each].weight * staleness_weight(number - started_round)
-            update = TrainedUpdate(start=start, trained=trained, weight=weight)
-            sums = method.fold(sums, update.scaled(shares[each].reach))
+            sums = method.fold(sums, TrainedUpdate(start=start, trained=trained, weight=weight))
     before = state.adapters.read(number - 1)
     return server_optimizer.step(Moments(), before, method.finish(before, sums), round_index=number)[0]
+
+
+def restore_latest(number: int, adapters: AdapterFolders, *, mean_share: float) -> None:
+    """Let ``latest`` lead to what the last closed round gave, which is checked.
+
+    A server that was killed left it leading nowhere, or to a round that had not closed.
+    """
+    adapters.read(number)
+    adapters.point_latest(number, mean=mean_share > 0)
 
 
 def shown_after(
@@ -72,13 +81,14 @@ def _shares(counted: Sequence[CountedUpdate]) -> list[Share]:
     return weighting([Contribution(examples=each.examples, held=each.held, steps=each.steps) for each in counted])
 
 
-def _change(update: CountedUpdate, adapters: DeviceAdapters) -> dict[str, FloatArray]:
-    """What the device sent, no larger than it may be."""
+def _change(update: CountedUpdate, reach: float, adapters: DeviceAdapters) -> dict[str, NDArray[np.float64]]:
+    """What the device sent, as far as it reaches, no larger than it may be."""
     rows = rows_at_rank(adapters.averaging.manifest.trained_parameters(update.depth), update.rank)
     path = adapters.state.blobs.checked_path(update.blob_sha256)
     # Bounds held when it was accepted; they may have changed since, what is counted has not.
     tensors = read_update(path, rows, bounds=UpdateBounds()).tensors
-    return tensors if update.clip_norm is None else clipped(tensors, norm=update.clip_norm)
+    # The bound comes last: it holds for what counts.
+    return scaled(tensors, reach, largest_norm=update.clip_norm)
 
 
 def close_round(turn: Turn, number: int, adapter: BlobReference, evaluation: Evaluation | None) -> None:

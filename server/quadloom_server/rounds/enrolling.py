@@ -2,7 +2,7 @@
 
 import uuid
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from quadloom_runtime.contract.signatures import RequestSignature
@@ -13,8 +13,8 @@ from quadloom_server.errors import RefusedRequestError, RevokedDeviceError
 from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.plans import forget_open_plan
-from quadloom_server.store.queries import device_count, device_named, expire_open_assignments
-from quadloom_server.store.tables import Device, Round
+from quadloom_server.store.queries import device_count, device_named, expire_open_assignments, last_closed_round
+from quadloom_server.store.tables import Device
 from quadloom_server.trust.nonces import use_nonce
 from quadloom_server.trust.tokens import redeem
 
@@ -50,9 +50,8 @@ def check_rank(session: Session, adapters: DeviceAdapters, capabilities: Capabil
     """
     if capabilities.rank is None:
         return
-    last_closed = session.scalar(select(func.max(Round.number)).where(Round.state == "closed"))
     try:
-        adapters.reference(session, last_closed or 0, capabilities.rank)
+        adapters.reference(session, last_closed_round(session), capabilities.rank)
     except WrongRankError as error:
         raise RefusedRequestError(error.cause, remedy=error.remedy, code="wrong-rank", http_status=409) from None
 

@@ -29,15 +29,14 @@ from quadloom_runtime.contract.wire import (
 )
 from quadloom_runtime.crash_points import reach
 from quadloom_runtime.durable_files import sync_file
-from quadloom_server.aggregation.averaging import Averaging
-from quadloom_server.aggregation.server_optimizer import check_combination
 from quadloom_server.aggregation.validation import InvalidUpdateError, read_update
 from quadloom_server.errors import RevokedDeviceError, UnknownAssignmentError, UnknownDeviceError
 from quadloom_server.family import ServedFamily
 from quadloom_server.rounds import control, reports
 from quadloom_server.rounds.assigning import assignment_message, settings_of
+from quadloom_server.rounds.averaging import averaging_of
 from quadloom_server.rounds.bounds import update_bounds
-from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation, shown_after
+from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation, restore_latest, shown_after
 from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.enrolling import check_rank, enrol_device
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
@@ -81,11 +80,8 @@ class Rounds:
     adapters: DeviceAdapters = field(init=False)
 
     def __post_init__(self) -> None:
-        self.planning = RoundPlanning(self.policy.planner, self.family, self.settings)
-        averaging = Averaging(self.policy.aggregation, self.family.manifest)
-        # What cannot be averaged so is refused before any device trains it.
-        check_combination(self.policy.server_optimizer, averaging.method(), mean_share=self.policy.mean_share)
-        self.adapters = DeviceAdapters(self.state, averaging)
+        self.planning = RoundPlanning(self.policy, self.family, self.settings)
+        self.adapters = DeviceAdapters(self.state, averaging_of(self.policy, self.family.manifest))
 
     def start(self) -> None:
         """Continue where the state is: evaluate the initial adapter if nobody has, close a round that was closing."""
@@ -98,6 +94,8 @@ class Rounds:
                 turn.closing = current.number if current.state == "closing" else None
                 too_late = queries.counting_round(turn.session) - self.policy.largest_staleness - 1
                 queries.expire_open_assignments(turn.session, until_round=too_late)
+            last_closed = queries.last_closed_round(turn.session)
+            restore_latest(last_closed, self.state.adapters, mean_share=self.policy.mean_share)
             self.advance(turn)
         if self.evaluator is not None and not evaluated:
             self.background(partial(self._evaluate_initial, self.evaluator))
@@ -175,7 +173,7 @@ class Rounds:
                 return settled
             capabilities = capabilities_of(turn.session.get_one(tables.Device, row.device_id))
             expected = rows_at_rank(self.family.manifest.trained_parameters(row.depth), row.rank)
-            settings = settings_of(row, self.settings)
+            settings = settings_of(row)
         batch_size = self.family.manifest.batch.batch_size
         bounds = update_bounds(self.policy, settings, capabilities, batch_size=batch_size)
         try:
@@ -192,7 +190,7 @@ class Rounds:
             # In the turn, so that no closing round clears it away before it counts.
             self.state.blobs.adopt(upload.path, upload.sha256)
             reach("upload-stored-before-commit")
-            reports.accept(turn, row, update, upload, clip_norm=self.policy.clip_update_norm)
+            reports.accept(turn, row, update, upload, clip_norm=self.policy.largest_counted_norm)
             self.advance(turn)
         return ReportResponse(status="accepted", reason="counted")
 
@@ -273,7 +271,6 @@ class Rounds:
             task_id=self.state.task_id,
             family=self.family,
             adapter=self.adapters.reference(turn.session, work.row.round_number - 1, work.row.rank),
-            settings=settings_of(work.row, self.settings),
             policy=self.policy,
             deadline_s=max(0.0, current.deadline_at_s - turn.now_s),
         )

@@ -19,6 +19,7 @@ from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, Roun
 from quadloom_server.planning.uniform_depth import uniform_depth
 from quadloom_server.planning.waiting import waiting
 from quadloom_server.rounds.knowledge import planned_devices
+from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.history import reported_in
 from quadloom_server.store.plans import planned_assignment
@@ -27,13 +28,9 @@ from quadloom_server.store.tables import Assignment, Device, PlannedAssignment, 
 
 @dataclass(frozen=True)
 class RoundPlanning:
-    """What planning needs beside the store.
+    """What planning needs beside the store."""
 
-    Attributes:
-        planner: name of the planner of rounds, see `planning.registry`.
-    """
-
-    planner: str
+    policy: RoundPolicy
     family: ServedFamily
     settings: TrainingSettings
 
@@ -46,7 +43,7 @@ class RoundPlanning:
             .order_by(Device.enrolled_at_s, Device.id)
         ).all()
         context = self._context(turn.session, devices, number=number, after=after)
-        plan = planner(self.planner)(context)
+        plan = planner(self.policy.planner)(context)
         uniform = uniform_depth(context)
         uniform_waiting = waiting(_expected_s(uniform))
         turn.session.add(
@@ -56,7 +53,7 @@ class RoundPlanning:
                 opened_at_s=turn.now_s,
                 window_opened_at_s=turn.now_s,
                 deadline_at_s=turn.now_s + deadline_s,
-                planner=self.planner,
+                planner=self.policy.planner,
                 importance={str(layer): value for layer, value in context.importance.items()},
                 uniform_depth=max((each.member.depth for each in uniform.values() if each.member), default=0),
                 uniform_wait_s=uniform_waiting.sum_s,
@@ -77,7 +74,7 @@ class RoundPlanning:
                 )
             )
         turn.session.flush()
-        _announce(turn, number, self.planner, plan)
+        _announce(turn, number, self.policy.planner, plan)
 
     def plan_alone(self, turn: Turn, device: Device, current: Round) -> PlannedAssignment:
         """Plan a device that was not there when the round opened, or whose member did not fit: its deepest that fits.

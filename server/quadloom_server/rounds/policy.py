@@ -34,9 +34,12 @@ class RoundPolicy:
         retry_after_s: seconds after which a device that has to wait asks again.
         retry_after_accepted_s: seconds after which a device whose report was accepted asks again.
         retry_after_rejected_s: seconds after which a device whose report was rejected asks again.
-        max_update_norm: L2 norm above which an update is refused, None for no bound.
-        clip_update_norm: L2 norm to which larger updates are scaled down, None for no clipping.
-        max_examples_per_update: training examples above which an update is refused, None for what the device has.
+        max_update_norm: L2 norm above which an update is refused, None for no bound. One that is weighed by its steps
+            may be made longer than it came: it is then scaled down to this.
+        clip_update_norm: L2 norm to which larger updates are scaled down, None for no clipping; it bounds what counts,
+            after all weighing by steps.
+        max_examples_per_update: training examples above which an update is refused, None for what the device has. Where
+            an update counts by what its device holds, that counts up to here.
         keep_updates: whether updates stay in the state folder after their round is closed.
         planner: name of what decides who does what in a round, see `planning.registry`.
     """
@@ -102,6 +105,11 @@ class RoundPolicy:
             raise QuadloomError(
                 f"target_accuracy is {self.target_accuracy}", remedy="give the target accuracy as a share, e.g. 0.8"
             )
+
+    @property
+    def largest_counted_norm(self) -> float | None:
+        """L2 norm that no update has when it is aggregated, None for no bound."""
+        return min((each for each in (self.max_update_norm, self.clip_update_norm) if each is not None), default=None)
 
     @property
     def server_optimizer(self) -> FedAvgStep:

@@ -14,7 +14,7 @@ from quadloom_server.store.queries import (
     member_key,
     round_of_update,
 )
-from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device
+from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, Round
 from quadloom_server.store.uploads import ReceivedUpload
 
 
@@ -48,7 +48,10 @@ def already_settled(turn: Turn, row: Assignment, policy: RoundPolicy) -> ReportR
 
 
 def _is_over(turn: Turn, policy: RoundPolicy, counting: int) -> bool:
-    """Whether the round in which an update would count never opens."""
+    """Whether the round in which an update would count never opens. One that is open closes, whatever the policy says
+    since a restart."""
+    if turn.session.get(Round, counting) is not None:
+        return False
     return counting > policy.rounds or finished_reason(turn.session, policy) is not None
 
 

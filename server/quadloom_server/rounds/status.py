@@ -29,13 +29,15 @@ def task_status(session: Session, *, task_id: str, policy: RoundPolicy, now_s: f
     Of a device, ``train_s``, ``bytes_down`` and ``bytes_up`` are sums over its accepted updates, and
     ``peak_step_bytes`` is the largest of them.
     """
+    # A round may close between two of these queries. What is read later is never older, so a task that is finished has
+    # its last round closed here, and a round that is closed its evaluation.
+    finished, paused = finished_reason(session, policy), control.is_paused(session)
+    rounds = session.scalars(select(Round).order_by(Round.number)).all()
+    waited = round_waiting(session)
     evaluations = {
         each.round_number: Evaluation(accuracy=each.accuracy, loss=each.loss, examples=each.examples)
         for each in session.scalars(select(RoundEvaluation))
     }
-    rounds = session.scalars(select(Round).order_by(Round.number)).all()
-    waited = round_waiting(session)
-    finished, paused = finished_reason(session, policy), control.is_paused(session)
     return TaskStatus(
         task_id=task_id,
         state="finished" if finished is not None else "paused" if paused else "running",

@@ -4,6 +4,10 @@ import uuid
 from dataclasses import dataclass
 
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
+from quadloom_runtime.contract.wire import Capabilities
+from quadloom_runtime.trainer import planned_steps
+from quadloom_server.rounds.assigning import settings_for
+from quadloom_server.rounds.bounds import counted_examples
 from quadloom_server.rounds.knowledge import capabilities_of
 from quadloom_server.rounds.planning import RoundPlanning
 from quadloom_server.rounds.turn import Turn
@@ -53,15 +57,23 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
         return NoWork(planned.reason)
     row = _new_assignment(turn, device, current, member.key, attempt=latest.attempt + 1 if latest else 1)
     row.reason = planned.reason
-    row.steps = planned.steps
-    capabilities = capabilities_of(device)
-    row.memory_limit_bytes = capabilities.memory_limit_bytes
-    row.held_examples = capabilities.examples
-    row.rank = capabilities.rank or planning.family.manifest.lora.rank
+    _ask_for(row, capabilities_of(device), planning, steps=planned.steps)
     turn.session.add(row)
     turn.session.flush()
     turn.events.append(f"round {current.number}: {device.name} assigned {member.key.label} ({planned.reason})")
     return Work(row, member)
+
+
+def _ask_for(row: Assignment, capabilities: Capabilities, planning: RoundPlanning, *, steps: int | None) -> None:
+    """Write down what the device is asked to do, as it is now, and what it counts as having."""
+    manifest = planning.family.manifest
+    settings = settings_for(planning.settings, round_number=row.round_number, planned_steps=steps)
+    row.memory_limit_bytes = capabilities.memory_limit_bytes
+    row.held_examples = counted_examples(planning.policy, capabilities)
+    row.rank = capabilities.rank or manifest.lora.rank
+    row.settings = settings.model_dump(mode="json")
+    row.steps = planned_steps(row.held_examples, batch_size=manifest.batch.batch_size, settings=settings)
+    row.steps_planned = steps is not None
 
 
 def _may_try_again(failed: Assignment, current: Round) -> bool:

@@ -46,12 +46,20 @@ class BlobFolder:
         Raises:
             QuadloomError: missing or altered.
         """
-        path = self.path(sha256)
-        found = file_sha256(path) if path.is_file() else None
-        if found != sha256:
-            what = "is missing" if found is None else "does not have the content of its name"
-            raise QuadloomError(f"the stored blob {path} {what}", remedy="restore the state folder from a backup")
-        return path
+        return checked_file(self.path(sha256), sha256)
+
+
+def checked_file(path: Path, sha256: str) -> Path:
+    """The file's own path, after checking its content.
+
+    Raises:
+        QuadloomError: missing or altered.
+    """
+    found = file_sha256(path) if path.is_file() else None
+    if found != sha256:
+        what = "is missing" if found is None else f"does not have the content that was stored, SHA-256 {sha256}"
+        raise QuadloomError(f"the stored file {path} {what}", remedy="restore the state folder from a backup")
+    return path
 
 
 def _is_sha256(name: str) -> bool:

@@ -60,6 +60,11 @@ def latest_round(session: Session) -> Round | None:
     return session.scalar(select(Round).order_by(Round.number.desc()).limit(1))
 
 
+def last_closed_round(session: Session) -> int:
+    """The round whose adapter the next one starts from, 0 for the initial adapter."""
+    return session.scalar(select(func.max(Round.number)).where(Round.state == "closed")) or 0
+
+
 def round_progress(session: Session, number: int) -> Progress:
     """Count the assignments of one round, and its updates."""
     counted = select(Assignment.state, func.count()).where(Assignment.round_number == number).group_by(Assignment.state)
@@ -144,12 +149,12 @@ class CountedUpdate:
 
     Attributes:
         examples: different ones that it rests on.
-        held: examples that its device has.
-        steps: that it made.
+        held: examples that its device counts as having.
+        steps: that it was to make.
         steps_planned: whether the planner chose their number.
         depth, rank: at which it was trained.
         started_round: in which its device got the adapter of the round before.
-        clip_norm: L2 norm that bounds it, None for no bound.
+        clip_norm: L2 norm that bounds its change as it counts, None for no bound.
     """
 
     blob_sha256: str
@@ -170,9 +175,9 @@ def accepted_updates(session: Session, round_number: int) -> list[CountedUpdate]
             AcceptedUpdate.blob_sha256,
             AcceptedUpdate.examples,
             Assignment.held_examples,
-            # What was planned was made; a device could say that it made fewer, to count more.
-            func.coalesce(Assignment.steps, AcceptedUpdate.report["steps"].as_integer()),
-            Assignment.steps.is_not(None),
+            # What it was asked for, not what it reports: a device could say that it made fewer, to count more.
+            Assignment.steps,
+            Assignment.steps_planned,
             Assignment.depth,
             Assignment.rank,
             AcceptedUpdate.started_round,

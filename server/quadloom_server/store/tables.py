@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class Base(DeclarativeBase):
@@ -145,7 +145,12 @@ class Assignment(Base):
     """One member given to one device: open -> accepted, failed or expired. `rank` is that of adapter and update.
 
     `memory_limit_bytes` is the device's limit at that time, so that an out-of-memory failure stops counting against a
-    device that has got more since. `steps` is as in its plan.
+    device that has got more since. `held_examples` is how many examples it counts as having: what it stated, no more
+    than the policy lets one update rest on.
+
+    `settings` are those that it trains with. They stay what they were when the server is started again with others:
+    the device goes on with what it began. `steps` are the optimizer steps that they make of its examples, and
+    `steps_planned` says whether the planner chose their number.
     """
 
     __tablename__ = "assignments"
@@ -158,7 +163,9 @@ class Assignment(Base):
     recompute_percent: Mapped[int]
     format: Mapped[str] = mapped_column(String(20))
     rank: Mapped[int]
-    steps: Mapped[int | None]
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    steps: Mapped[int] = mapped_column(BigInteger)
+    steps_planned: Mapped[bool]
     reason: Mapped[str]
     memory_limit_bytes: Mapped[int] = mapped_column(BigInteger)
     held_examples: Mapped[int] = mapped_column(BigInteger)

@@ -26,11 +26,6 @@ class GrowingUpload:
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._file, self._hash, self._size_bytes = path, file, hashlib.sha256(), 0
 
-    @property
-    def size_bytes(self) -> int:
-        """What has come so far."""
-        return self._size_bytes
-
     def write(self, chunk: bytes) -> None:
         """Add what came.
 

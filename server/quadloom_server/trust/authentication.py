@@ -17,7 +17,7 @@ from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.keys import parse_public_key
 from quadloom_server.errors import RefusedRequestError, RevokedDeviceError, UnknownDeviceError
 from quadloom_server.store.tables import Device
-from quadloom_server.trust.nonces import NonceLog
+from quadloom_server.trust.nonces import NonceLog, refuse_replay
 
 ENROL = ("POST", "/v1/devices")
 SIGN = "sign the request with the device's key, as `quadloom device` does"
@@ -48,8 +48,8 @@ class RequestAuthenticator:
     ) -> RequestSignature:
         """The verified signature of a request. That the body has the stated digest is for the caller to check.
 
-        A device that enrols is known by nothing but its key, so whether it may come in, and whether its request is a
-        replay, is left to the enrolment.
+        Nothing is written: a request that is to be done is noted, see `note`. A device that enrols is known by nothing
+        but its key, so whether it may come in, and whether its request is a replay, is left to the enrolment.
 
         Args:
             target: path and query as they stand in the request line.
@@ -75,19 +75,24 @@ class RequestAuthenticator:
         if (method, target) == ENROL:
             self._verify(stated, stated.key_id, method=method, target=target)
             return stated
-        device = self._device(stated.key_id)
-        self._verify(stated, device.public_key, method=method, target=target)
-        if device.revoked_at_s is not None:
-            raise RevokedDeviceError(device.name)
-        self.nonces.note(stated, now_s=self.clock())
+        with self.sessions() as session:
+            device = session.get(Device, stated.key_id)
+            if device is None:
+                raise UnknownDeviceError(stated.key_id)
+            self._verify(stated, device.public_key, method=method, target=target)
+            if device.revoked_at_s is not None:
+                raise RevokedDeviceError(device.name)
+            refuse_replay(session, stated)
         return stated
 
-    def _device(self, device_id: str) -> Device:
-        with self.sessions() as session:
-            device = session.get(Device, device_id)
-            if device is None:
-                raise UnknownDeviceError(device_id)
-            return device
+    def note(self, verified: RequestSignature, *, method: str, target: str) -> None:
+        """Note a verified request before it is done, so that it is not done again; an enrolment notes its own.
+
+        Raises:
+            RefusedRequestError: 401, it came twice at once, and the other one is being done.
+        """
+        if (method, target) != ENROL:
+            self.nonces.note(verified, now_s=self.clock())
 
     def _verify(self, stated: RequestSignature, public_key: str, *, method: str, target: str) -> None:
         try:

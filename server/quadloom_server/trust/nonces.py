@@ -12,6 +12,16 @@ from quadloom_server.errors import RefusedRequestError
 from quadloom_server.store.tables import Device, UsedNonce
 
 
+def refuse_replay(session: Session, signature: RequestSignature) -> None:
+    """Look whether the nonce of a verified request was used, and write nothing.
+
+    Raises:
+        RefusedRequestError: 401, its key has used it before.
+    """
+    if session.get(UsedNonce, (signature.key_id, signature.nonce)) is not None:
+        raise _replayed(signature)
+
+
 def use_nonce(session: Session, signature: RequestSignature) -> None:
     """Note the nonce of a verified request.
 
@@ -23,12 +33,7 @@ def use_nonce(session: Session, signature: RequestSignature) -> None:
             insert(UsedNonce).values(key_id=signature.key_id, nonce=signature.nonce, created_at_s=signature.created_s)
         )
     except IntegrityError:
-        raise RefusedRequestError(
-            f"the request with nonce {signature.nonce!r} was already received",
-            remedy="sign every request afresh, also when it is sent again",
-            code="replayed-request",
-            http_status=401,
-        ) from None
+        raise _replayed(signature) from None
 
 
 @dataclass
@@ -59,3 +64,12 @@ class NonceLog:
                 # What was signed this long ago is refused for its time alone.
                 session.execute(delete(UsedNonce).where(UsedNonce.created_at_s < now_s - MAX_CLOCK_SKEW_S))
                 self._purged_at_s = now_s
+
+
+def _replayed(signature: RequestSignature) -> RefusedRequestError:
+    return RefusedRequestError(
+        f"the request with nonce {signature.nonce!r} was already received",
+        remedy="sign every request afresh, also when it is sent again",
+        code="replayed-request",
+        http_status=401,
+    )

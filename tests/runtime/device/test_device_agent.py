@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load, load_file
 
+from quadloom_runtime.blobs import BlobCache
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
 from quadloom_runtime.contract.wire import TrainingSettings, UpdateReport
 from quadloom_runtime.data import encode, epoch_order, load_examples
@@ -176,6 +177,37 @@ def test_a_second_round_fetches_nothing_that_is_here(
     assert second.downloaded_bytes == family[1].adapter[0].size_bytes, (
         "each round brings another adapter; this one was the same again"
     )
+
+
+def test_what_earlier_assignments_left_is_removed_but_not_the_files_of_other_members(
+    device: Device, server: Any, family: tuple[Path, FamilyManifest]
+) -> None:
+    server.assign(family[1], HUNGRY, settings=TrainingSettings(max_steps=1), assignment_id="a-1")
+    device.run()
+    cache = BlobCache(device.folder / "cache" / "blobs")
+    left = [cache.path("ab" * 32), cache.partial_path("cd" * 32)]  # by kills, and by a family that is served no more
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"an adapter of an earlier round")
+    server.assign(family[1], SMALL, settings=TrainingSettings(max_steps=1), assignment_id="a-2")
+    device.run()
+    assert not any(path.exists() for path in left)
+    for key in (HUNGRY, SMALL):
+        assert all(cache.holds(blob.sha256) for blob in server_files(family[1], key))
+
+
+def test_an_adapter_larger_than_the_parameter_table_allows_is_not_taken_in(
+    device: Device, server: Any, family: tuple[Path, FamilyManifest]
+) -> None:
+    assigned = server.assign(family[1], SMALL, settings=TrainingSettings(), assignment_id="a-1")
+    content = bytes(10_000_000)
+    huge = assigned.adapter.model_copy(update={"sha256": server.offer(content), "size_bytes": len(content)})
+    server.assignments = [assigned.model_copy(update={"adapter": huge})]
+    device.run()
+    ((_, failure),) = server.failures
+    assert f"blob {huge.sha256}" in failure.message
+    assert "more than" in failure.message
+    assert not server.updates
 
 
 def test_the_seconds_of_transfers_are_those_of_the_link(

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from quadloom_runtime.contract.wire import ErrorResponse
 from quadloom_server.api.app import create_app
 from quadloom_server.limits import Limits
+from quadloom_server.store.tables import UsedNonce
 
 CAPABILITIES = {"formats": ["onnx"], "memory_limit_bytes": 100_000_000, "threads": 1, "examples": 10}
 MakeClient = Callable[..., TestClient]
@@ -112,6 +114,35 @@ def test_forged_signatures_and_enrolments_count_as_unsigned(task: Any, make_clie
     message = {"name": "newcomer", "capabilities": CAPABILITIES, "public_key": newcomer.public_key}
     codes = [client.post("/v1/devices", json=message, auth=newcomer).json()["code"] for _ in range(3)]
     assert codes == ["invalid-token", "invalid-token", "too-many-requests"]
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/task", "/v1/admin/devices", "/device/", "/nowhere"])
+def test_a_made_up_signature_buys_nothing_where_none_is_verified(make_client: MakeClient, path: str) -> None:
+    client = make_client(unsigned_requests_per_minute=2)
+    codes = [client.get(path, headers={"signature": "made up"}).status_code for _ in range(3)]
+    assert 429 not in codes[:2]
+    assert codes[2] == 429
+
+
+def test_requests_beyond_a_devices_share_are_not_written_down(task: Any, make_client: MakeClient) -> None:
+    device = enrolled(task, "greedy")
+    client = make_client(requests_per_minute=2)
+    url = f"/v1/devices/{device.device_id}/check-in"
+    assert [client.post(url, json={}, auth=device).status_code for _ in range(5)] == [200, 200, 429, 429, 429]
+    with task.state.sessions() as session:
+        noted = session.scalars(select(UsedNonce).where(UsedNonce.key_id == device.device_id)).all()
+    assert len(noted) == 2
+
+
+def test_replays_do_not_use_up_the_share_of_their_device(task: Any, make_client: MakeClient) -> None:
+    device = enrolled(task, "phone")
+    client = make_client(requests_per_minute=2)
+    url = f"/v1/devices/{device.device_id}/check-in"
+    recorded = {"content-type": "application/json"} | device.sign("POST", url, b"{}")
+    assert client.post(url, content=b"{}", headers=recorded).status_code == 200
+    for _ in range(4):
+        assert refusal(client.post(url, content=b"{}", headers=recorded), 401).code == "replayed-request"
+    assert client.post(url, json={}, auth=device).status_code == 200
 
 
 @pytest.mark.parametrize(

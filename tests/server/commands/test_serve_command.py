@@ -13,6 +13,7 @@ from quadloom_runtime.contract.wire import Assignment
 from quadloom_runtime.family_folder import load_manifest
 from quadloom_server.adapters import AdapterFolders
 from quadloom_server.family import open_family
+from quadloom_server.store.database import open_database
 
 Content = Callable[..., bytes]
 
@@ -45,7 +46,8 @@ def test_a_server_killed_in_the_middle_of_a_round_continues_it_and_counts_each_u
     )
     second.read_until("finished: all 1 rounds")
 
-    adapters = AdapterFolders(tmp_path / "state", open_family(family_folder))
+    sessions = open_database(f"sqlite:///{tmp_path / 'state/server.db'}")
+    adapters = AdapterFolders(tmp_path / "state", open_family(family_folder), sessions)
     before, after = adapters.read(0), adapters.read(1)
     for name, value in before.items():
         np.testing.assert_allclose(after[name] - value, 2.0, rtol=1e-6, atol=1e-6)
@@ -90,6 +92,16 @@ def test_a_finished_server_ends_once_every_device_was_told(
     assert server.check_in(waiting).task_state == "finished"
     assert server.end() == 0
     assert (tmp_path / "state/adapters/latest/adapter_model.safetensors").is_file()
+
+
+def test_options_that_do_not_go_together_begin_no_state(
+    serve: Callable[..., Any], run_and_fail: Callable[..., str], family_folder: Path, tmp_path: Path
+) -> None:
+    options = (family_folder, tmp_path / "state", "--port", "0", "--server-learning-rate", "0.5")
+    assert "new basis each round" in run_and_fail(*options, "--aggregation", "flexlora")
+    assert not (tmp_path / "state").exists()
+    corrected = serve(family_folder, tmp_path / "state", "--server-learning-rate", "0.5")
+    assert corrected.client.get("/healthz").status_code == 200
 
 
 def test_training_settings_of_the_command_line_reach_the_device(

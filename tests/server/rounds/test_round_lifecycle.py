@@ -1,6 +1,7 @@
 """Rounds from the first enrolment to the last adapter, with a clock that the test moves."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,20 @@ def test_after_the_last_round_every_device_hears_that_it_is_finished(make_task: 
     status = task.rounds.task_status()
     assert status.state == "finished"
     assert len(status.rounds) == 2
+
+
+def test_a_round_that_is_open_closes_also_when_fewer_rounds_are_wanted_since_a_restart(make_task: MakeTask) -> None:
+    task = make_task(rounds=3)
+    (device,) = task.enrol("device")
+    for _ in range(2):
+        run_round(task, device, 0.1)
+    mine = task.assignment(device)
+    task.policy = replace(task.policy, rounds=1)
+    task.restart()
+    assert task.report(mine.assignment_id, task.content(mine, 0.1)).status == "accepted"
+    task.run_background()
+    assert task.rounds.check_in(device).task_state == "finished"
+    assert [each.state for each in task.rounds.task_status().rounds] == ["closed"] * 3
 
 
 def test_training_ends_early_at_the_target_accuracy(make_task: MakeTask) -> None:

@@ -49,14 +49,15 @@ def test_more_than_possible_is_rejected_with_the_figures(
 def test_bounds_follow_from_what_the_device_has_and_was_asked_to_do() -> None:
     capabilities = Capabilities(formats=("onnx",), memory_limit_bytes=1, threads=1, examples=25)
     found = update_bounds(RoundPolicy(), TrainingSettings(epochs=3, accumulation=2), capabilities, batch_size=4)
-    assert (found.examples, found.steps, found.norm) == (75, 12, None)
+    # A report counts different examples, however often the device passes over them.
+    assert (found.examples, found.steps, found.norm) == (25, 12, None)
     found = update_bounds(
-        RoundPolicy(max_examples_per_update=30, max_update_norm=2.0),
+        RoundPolicy(max_examples_per_update=20, max_update_norm=2.0),
         TrainingSettings(epochs=3, max_steps=5),
         capabilities,
         batch_size=4,
     )
-    assert (found.examples, found.steps, found.norm) == (30, 5, 2.0)
+    assert (found.examples, found.steps, found.norm) == (20, 5, 2.0)
 
 
 def test_clipping_scales_a_large_update_and_the_aggregate_follows_from_the_stored_updates(make_task: MakeTask) -> None:
