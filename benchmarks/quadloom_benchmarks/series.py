@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -168,21 +168,38 @@ def _of_families(
                 f"{family.folder} and {families[0].folder} differ in model, batch or LoRA: no rival stands for both",
                 remedy="name families that differ in --recompute, --bits, --row-chunks and the like",
             )
-        for spec in family.manifest.formats:
-            kind = Kind(spec.format, spec.backend)
-            if kind in kinds:
+        for kind in _kinds_of(family):
+            # Of several families each may have some of the members; one that none has is asked of the first.
+            asked = [
+                name
+                for name in members
+                if _has(family, name, kind) or (family is families[0] and not _any_has(families, name, kind))
+            ]
+            if kind in kinds and asked:
                 point = "" if len(families) == 1 else family.folder.name
                 yield Series(
                     kind,
                     family,
-                    _keys(family, members, kind),
+                    _keys(family, asked, kind),
                     point,
                     plain=family is families[0],
                     python=_python(kind, arguments.ort_training_python),
                 )
 
 
-def _keys(family: BenchmarkFamily, members: tuple[MemberName, ...], kind: Kind) -> tuple[MemberKey, ...]:
+def _kinds_of(family: BenchmarkFamily) -> list[Kind]:
+    return [Kind(spec.format, spec.backend) for spec in family.manifest.formats]
+
+
+def _has(family: BenchmarkFamily, name: MemberName, kind: Kind) -> bool:
+    return any(replace(name, format=kind.format).names(member.key) for member in family.manifest.members)
+
+
+def _any_has(families: Sequence[BenchmarkFamily], name: MemberName, kind: Kind) -> bool:
+    return any(kind in _kinds_of(family) and _has(family, name, kind) for family in families)
+
+
+def _keys(family: BenchmarkFamily, members: Sequence[MemberName], kind: Kind) -> tuple[MemberKey, ...]:
     names = [replace(name, format=kind.format) for name in members]
     return tuple(find_member(family.manifest, str(name)).key for name in names)
 

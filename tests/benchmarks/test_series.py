@@ -1,6 +1,8 @@
 """Which formats a benchmark compares."""
 
 import argparse
+import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +178,26 @@ def test_exported_families_are_series_named_by_their_folders_and_must_be_of_one_
     mixed = argparse.Namespace(**(vars(ARGUMENTS) | named | {"family": [folder, other]}))
     with pytest.raises(QuadloomError, match="differ in model"):
         open_series(mixed)
+
+
+def test_of_several_families_each_may_have_some_of_the_members(make_family, tmp_path):
+    whole = make_family("sequence-classification").folder
+    plain = tmp_path / "plain"
+    shutil.copytree(whole, plain)
+    manifest = json.loads((plain / "family.json").read_text())
+    manifest["members"] = [each for each in manifest["members"] if each["key"]["quantized_layers"] == 0]
+    (plain / "family.json").write_text(json.dumps(manifest))
+
+    def stems(members: str, *families: Path) -> list[list[str]]:
+        named = {"formats": "onnx", "members": members, "family": list(families)}
+        return [
+            [key.stem for key in each.keys] for each in open_series(argparse.Namespace(**(vars(ARGUMENTS) | named)))
+        ]
+
+    assert [len(each) for each in stems("2,0 2,2", plain, whole)] == [1, 2]
+    assert [len(each) for each in stems("2,2", plain, whole)] == [1]
+    with pytest.raises(QuadloomError, match="has no member '2,2"):
+        stems("2,0 2,2", plain)
 
 
 def test_without_any_engine_there_is_nothing_to_measure(monkeypatch):

@@ -46,7 +46,7 @@ def words(inputs, tmp_path):
     (tmp_path / "fleet.toml").write_text(FLEET)
     found = ["--family", str(inputs.family), "--fleet", str(tmp_path / "fleet.toml"), "--train", str(inputs.train)]
     found += ["--eval", str(inputs.held_out), "--method", "fedquad-steady", "--steps", "2", "--eval-every", "3"]
-    return [*found, "--updates-to-close", "2", "--largest-staleness", "3", "--seed", "5"]
+    return [*found, "--updates-to-close", "1", "--largest-staleness", "3", "--seed", "5"]
 
 
 def run(words):
