@@ -72,5 +72,5 @@ class Contender:
 
 def member_contender(series: Series, key: MemberKey) -> Contender:
     """A member in its engine."""
-    arguments = ["member", str(series.family.folder), key.model_dump_json()]
+    arguments = ["member", str(series.family.folder), key.model_dump_json(), str(series.accumulation)]
     return Contender(series.name, key.stem, arguments, python=series.python)

@@ -42,6 +42,11 @@ class BenchmarkFamily:
         )
 
 
+def parts(batch_size: int, accumulation: int) -> str:
+    """Name of a step that is made in several batches: ``2 x 8``."""
+    return f"{accumulation} x {batch_size}"
+
+
 def parse_members(text: str) -> tuple[MemberName, ...]:
     """``"12,0 12,12,30"`` -> member names.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from quadloom_benchmarks.contender import Contender, member_contender
 from quadloom_benchmarks.interleaved import Measured, measure_interleaved, time_ratio
-from quadloom_benchmarks.rivals.contenders import pytorch_contender, rival_contenders
+from quadloom_benchmarks.rivals.contenders import accumulating_contenders, pytorch_contender, rival_contenders
 from quadloom_benchmarks.series import Series
 from quadloom_runtime.contract.manifest import MemberKey, Value
 
@@ -55,6 +55,8 @@ def measure_frontier(compared: list[Series], *, rounds: int, work: Path, ort_tra
     family = compared[0].family
     rivals = [pytorch_contender(family, returning=returning) for returning in (False, True)]
     rivals += rival_contenders(family, work=work / "rivals", ort_training_python=ort_training_python)
+    for accumulation, parted in {each.accumulation: each.family for each in compared if each.accumulation > 1}.items():
+        rivals += accumulating_contenders(parted, accumulation)
     members = [(series, key) for series in compared for key in series.keys]
     contenders = [*rivals, *(member_contender(series, key) for series, key in members)]
     found = measure_interleaved(contenders, rounds=rounds)

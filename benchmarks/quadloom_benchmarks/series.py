@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from quadloom_benchmarks.export_elsewhere import export_elsewhere
-from quadloom_benchmarks.families import BenchmarkFamily, Bits, export_random_family, parse_members
+from quadloom_benchmarks.families import BenchmarkFamily, Bits, export_random_family, parse_members, parts
 from quadloom_runtime.contract.manifest import ExecutorchBackend, Format, MemberKey
 from quadloom_runtime.engines.installed import installed_formats
 from quadloom_runtime.errors import QuadloomError
@@ -44,6 +44,7 @@ class Series:
     Attributes:
         point: what sets the family apart from others of the same model and its members' names do not tell.
         plain: whether the others of its kind are compared with its unquantized members.
+        accumulation: batches of the family that make one step.
         python: the interpreter that has its engine.
     """
 
@@ -52,6 +53,7 @@ class Series:
     keys: tuple[MemberKey, ...]
     point: str = ""
     plain: bool = True
+    accumulation: int = 1
     python: str = sys.executable
 
     @property
@@ -101,8 +103,26 @@ def parse_bits(text: str) -> tuple[Bits, ...]:
         raise QuadloomError(f"--bits {text!r}", remedy="write 8, 4, auto, or several of them: 8,auto") from None
 
 
+def parse_accumulations(text: str, *, batch_size: int) -> tuple[int, ...]:
+    """``"1,2"`` -> (1, 2): in how many batches of equal size a step is made.
+
+    Raises:
+        QuadloomError: not a list of divisors of the batch size that begins with 1, which the others are compared with.
+    """
+    try:
+        found = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if found[:1] != (1,) or not all(each > 0 and batch_size % each == 0 for each in found):
+        raise QuadloomError(
+            f"--accumulation {text!r}",
+            remedy=f"write 1, or 1 and divisors of the batch size {batch_size}, e.g. 1,2",
+        )
+    return found
+
+
 def open_series(arguments: argparse.Namespace) -> list[Series]:
-    """Load the families of `arguments`, or export one per kind and recompute share.
+    """Load the families of `arguments`, or export one per kind, recompute share, bits and accumulation.
 
     A kind that cannot run here is said so and left out.
 
@@ -121,6 +141,7 @@ def _of_shape(
     arguments: argparse.Namespace, kinds: tuple[Kind, ...], members: tuple[MemberName, ...]
 ) -> Iterator[Series]:
     shares = parse_shares(arguments.recompute)
+    accumulations = parse_accumulations(arguments.accumulation, batch_size=arguments.batch_size)
     for name in members:
         if name.recompute_percent not in (None, *(round(100 * share) for share in shares)):
             raise QuadloomError(
@@ -128,7 +149,7 @@ def _of_shape(
                 remedy=f"add {(name.recompute_percent or 0) / 100:g} to --recompute",
             )
     for kind in kinds:
-        for share, bits in product(shares, parse_bits(arguments.bits)):
+        for accumulation, share, bits in product(accumulations, shares, parse_bits(arguments.bits)):
             wanted = tuple(name for name in members if name.recompute_percent in (None, round(100 * share)))
             if not wanted:
                 continue
@@ -137,7 +158,7 @@ def _of_shape(
             family = export(
                 work=arguments.work,
                 layers=arguments.layers,
-                batch_size=arguments.batch_size,
+                batch_size=arguments.batch_size // accumulation,
                 sequence_length=arguments.sequence_length,
                 target_modules=tuple(arguments.target_modules.split(",")),
                 members=wanted,
@@ -147,13 +168,15 @@ def _of_shape(
                 bits=bits,
                 error_budget=arguments.error_budget if bits == "auto" else None,
             )
-            point = "" if bits == 8 else f"bits {bits}"
+            points = [] if bits == 8 else [f"bits {bits}"]
+            points += [] if accumulation == 1 else [parts(arguments.batch_size // accumulation, accumulation)]
             yield Series(
                 kind,
                 family,
                 _keys(family, wanted, kind),
-                point,
-                plain=not share and bits == 8,
+                ", ".join(points),
+                plain=not share and bits == 8 and accumulation == 1,
+                accumulation=accumulation,
                 python=_python(kind, arguments.ort_training_python),
             )
 

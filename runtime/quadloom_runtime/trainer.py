@@ -157,10 +157,14 @@ def accumulate(engine: TrainingEngine, parameters: Mapping[str, FloatArray], gro
         result = engine.step(parameters, batch)
         weight = np.float32(result.examples)
         for name, gradient in result.gradients.items():
-            total[name] = total[name] + weight * gradient if name in total else weight * gradient
+            if name in total:
+                total[name] += weight * gradient
+            else:
+                total[name] = weight * gradient
         losses.append(result.loss)
         predictions += result.examples
         rows += batch.examples
+        del result  # its gradients would stay beside the next batch
     for gradient in total.values():
         gradient /= np.float32(predictions)
     return Accumulated(total, tuple(losses), rows)

@@ -63,13 +63,19 @@ def test_real_steps_are_measured_and_members_compared_with_the_plain_one(monkeyp
     keys = tuple(MemberKey(depth=2, quantized_layers=count, recompute_percent=3) for count in (0, 2))
     plain = Series(Kind("onnx"), family, keys)
     lean = Series(Kind("onnx"), family, keys, point="recompute 0.4", plain=False)
-    found = measure_frontier([lean, plain], rounds=1, work=tmp_path, ort_training_python=None)
+    parted = Series(Kind("onnx"), family, keys[:1], point="2 x 4", plain=False, accumulation=2)
+    found = measure_frontier([lean, plain, parted], rounds=1, work=tmp_path, ort_training_python=None)
     assert [(row.method, row.variant) for row in found.rows[2:]] == [
+        ("PyTorch eager + PEFT, 2 x 4", "default malloc"),
+        ("PyTorch eager + PEFT, 2 x 4", "buffers returned when freed"),
+        ("PyTorch + PEFT, gradient checkpointing, 2 x 4", "default malloc"),
+        ("PyTorch + PEFT, gradient checkpointing, 2 x 4", "buffers returned when freed"),
         ("onnx, recompute 0.4", "d02-q00-r03"),
         ("onnx, recompute 0.4", "d02-q02-r03"),
         ("onnx", "d02-q00-r03"),
         ("onnx", "d02-q02-r03"),
+        ("onnx, 2 x 4", "d02-q00-r03"),
     ]
-    assert [row.unquantized for row in found.rows] == [None, None, 4, 4, 4, 4]
+    assert [row.unquantized for row in found.rows] == [*[None] * 6, *[8] * 5]
     assert all(row.peak_bytes > 0 and len(row.seconds) == 1 for row in found.rows)
-    assert found.rows[5].planned_bytes == family.manifest.members[1].planned_peak_bytes
+    assert found.rows[9].planned_bytes == family.manifest.members[1].planned_peak_bytes

@@ -12,7 +12,7 @@ import pytest
 from quadloom_benchmarks import series
 from quadloom_benchmarks.export_elsewhere import export_elsewhere
 from quadloom_benchmarks.families import BenchmarkFamily, parse_members
-from quadloom_benchmarks.series import KINDS, Kind, open_series, parse_kinds, parse_shares
+from quadloom_benchmarks.series import KINDS, Kind, open_series, parse_accumulations, parse_kinds, parse_shares
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey
 from quadloom_runtime.errors import QuadloomError
 
@@ -27,6 +27,7 @@ ARGUMENTS = argparse.Namespace(
     target_modules="query,value",
     recompute="0",
     bits="8",
+    accumulation="1",
     error_budget=0.02,
     ort_training_python=None,
 )
@@ -204,3 +205,27 @@ def test_without_any_engine_there_is_nothing_to_measure(monkeypatch):
     monkeypatch.setattr(series, "installed_formats", tuple)
     with pytest.raises(QuadloomError, match="nothing to measure"):
         open_series(ARGUMENTS)
+
+
+def test_a_step_in_several_batches_has_families_of_the_smaller_batch(monkeypatch):
+    sizes: list[int] = []
+
+    def export(**settings) -> BenchmarkFamily:
+        sizes.append(settings["batch_size"])
+        return BenchmarkFamily(Path("family"), manifest_of(), "model")
+
+    monkeypatch.setattr(series, "export_random_family", export)
+    monkeypatch.setattr(series, "installed_formats", lambda: ("onnx",))
+    compared = open_series(argparse.Namespace(**(vars(ARGUMENTS) | {"formats": "onnx", "accumulation": "1,2,4"})))
+    assert sizes == [4, 2, 1]
+    assert [(each.name, each.accumulation, each.plain) for each in compared] == [
+        ("onnx", 1, True),
+        ("onnx, 2 x 2", 2, False),
+        ("onnx, 4 x 1", 4, False),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "two", "2", "2,1", "1,3", "1,0", "1,-2"])
+def test_an_accumulation_that_does_not_divide_the_batch_or_lacks_the_whole_is_refused(text):
+    with pytest.raises(QuadloomError, match="--accumulation"):
+        parse_accumulations(text, batch_size=4)

@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--target-modules", default="query,value", metavar="NAMES", help="or all-linear")
         each.add_argument("--recompute", default="0", metavar="SHARES", help="e.g. 0,0.03,0.4: a family for each")
         each.add_argument("--bits", default="8", metavar="LIST", help="of the stash, e.g. 8,auto: a family for each")
+        each.add_argument(
+            "--accumulation",
+            default="1",
+            metavar="LIST",
+            help="also make each step in N batches, --batch-size over N each, e.g. 1,2: a family for each",
+        )
         each.add_argument("--error-budget", type=float, metavar="SHARE", help="of --bits auto, as in quadloom export")
         each.add_argument(
             "--ort-training-python",

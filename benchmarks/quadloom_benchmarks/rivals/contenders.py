@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quadloom_benchmarks.contender import ONE_THREAD, RETURNING_MALLOC, Contender
-from quadloom_benchmarks.families import BenchmarkFamily
+from quadloom_benchmarks.families import BenchmarkFamily, parts
 from quadloom_runtime.engines.installed import installed_formats
 
 PYTORCH = "PyTorch eager + PEFT"
@@ -17,17 +17,32 @@ ORT = "onnxruntime-training's artifacts"
 KEPT, RETURNED = "default malloc", "buffers returned when freed"
 
 
-def pytorch_contender(family: BenchmarkFamily, *, returning: bool, checkpointing: bool = False) -> Contender:
+def pytorch_contender(
+    family: BenchmarkFamily, *, returning: bool, checkpointing: bool = False, accumulation: int = 1
+) -> Contender:
     """PyTorch with PEFT, training every layer's adapters.
 
     Args:
         returning: buffers go back to the operating system when they are freed.
         checkpointing: the backward runs every layer again.
+        accumulation: batches of the family that make one step.
     """
-    arguments = ["pytorch", str(family.folder), family.model, *(["checkpointing"] if checkpointing else [])]
+    arguments = ["pytorch", str(family.folder), family.model, str(accumulation)]
+    arguments += ["checkpointing"] if checkpointing else []
     environment = RETURNING_MALLOC if returning else {}
     method, variant = CHECKPOINTING if checkpointing else PYTORCH, RETURNED if returning else KEPT
+    if accumulation > 1:
+        method += f", {parts(family.manifest.batch.batch_size, accumulation)}"
     return Contender(method, variant, arguments, environment=environment)
+
+
+def accumulating_contenders(family: BenchmarkFamily, accumulation: int) -> list[Contender]:
+    """PyTorch, plain and checkpointing, that makes each step in several batches of the family."""
+    return [
+        pytorch_contender(family, returning=returning, checkpointing=checkpointing, accumulation=accumulation)
+        for checkpointing in (False, True)
+        for returning in (False, True)
+    ]
 
 
 def rival_contenders(family: BenchmarkFamily, *, work: Path, ort_training_python: Path | None) -> list[Contender]:

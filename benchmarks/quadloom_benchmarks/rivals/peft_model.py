@@ -30,6 +30,6 @@ def load_peft(folder: Path, manifest: FamilyManifest, model: str, *, attention: 
     return tuned
 
 
-def batch_tensors(manifest: FamilyManifest) -> dict[str, torch.Tensor]:
+def batch_tensors(manifest: FamilyManifest, *, seed: int = 0) -> dict[str, torch.Tensor]:
     """`batch_arrays` for PyTorch."""
-    return {name: torch.from_numpy(value) for name, value in batch_arrays(manifest).items()}
+    return {name: torch.from_numpy(value) for name, value in batch_arrays(manifest, seed=seed).items()}

@@ -18,20 +18,22 @@ class PyTorchRival:
 
     Args:
         checkpointing: keep only the inputs of layers, and run each layer again in the backward.
+        accumulation: batches of a step, their gradients added up.
     """
 
-    def __init__(self, folder: Path, model: str, *, checkpointing: bool) -> None:
+    def __init__(self, folder: Path, model: str, *, checkpointing: bool, accumulation: int = 1) -> None:
         torch.set_num_threads(1)
         manifest = load_manifest(folder)
         self._model = load_peft(folder, manifest, model)
-        self._inputs = batch_tensors(manifest)
+        self._batches = [batch_tensors(manifest, seed=index) for index in range(accumulation)]
         if checkpointing:
             _turn_on_checkpointing(self._model)
 
     def step(self) -> None:
         """Forward and backward."""
         self._model.zero_grad()
-        self._model(**self._inputs).loss.backward()
+        for batch in self._batches:
+            (self._model(**batch).loss / len(self._batches)).backward()
 
     def gradients(self) -> dict[str, FloatArray]:
         """Gradients of the last step by PEFT's adapter keys."""

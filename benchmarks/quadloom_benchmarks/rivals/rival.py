@@ -17,7 +17,7 @@ class Rival(Protocol):
         """Gradients of the last step by PEFT's adapter keys."""
 
 
-def batch_arrays(manifest: FamilyManifest) -> dict[str, IntArray]:
+def batch_arrays(manifest: FamilyManifest, *, seed: int = 0) -> dict[str, IntArray]:
     """The batch that the members get, as arguments of a transformers model; token types are zeros by default."""
-    batch = random_batch(manifest)
+    batch = random_batch(manifest, seed=seed)
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
