@@ -1,8 +1,8 @@
 """One contender in a process of its own, so that neither allocator nor libraries of another disturb it.
 
 ``python -m quadloom_benchmarks.worker KIND FOLDER ...`` loads what KIND needs and nothing else, on the family in FOLDER
-and always the same examples: for a member on ONNX, torch is never imported. For every line on standard input it makes one
-training step and answers with one JSON object.
+and always the same examples: for a member on ONNX, torch is never imported. For every line on standard input it makes
+one training step and answers with one JSON object.
 """
 
 import json

@@ -93,6 +93,16 @@ def lifetimes(joint: JointGraph, *, in_place: bool = True) -> list[tuple[list[tu
     ]
 
 
+def alive_bytes(joint: JointGraph) -> list[int]:
+    """Bytes alive while each node runs, in order."""
+    alive, found = 0, []
+    for made, dying in lifetimes(joint):
+        alive += sum(size for _, size in made)
+        found.append(alive)
+        alive -= sum(map(size_bytes, dying))
+    return found
+
+
 def overwritten(joint: JointGraph) -> dict[fx.Node, fx.Node]:
     """The tensors that are written over an operand which nobody reads afterwards: the storage that each lies in.
 

@@ -43,11 +43,20 @@ def _graphs(
 ) -> Iterator[tuple[MemberKey, JointGraph, JointGraph]]:
     """Key, unquantized graph of its depth and budget, and graph of each member; `keys` come as from `member_keys`."""
     for (depth, percent), of_budget in groupby(keys, key=lambda key: (key.depth, key.recompute_percent)):
-        graph_of_budget = at_depth(full, depth, recompute=percent / 100, row_chunks=settings.row_chunks)
+        graph_of_budget = at_depth(full, depth, recompute=percent / 100)
         unquantized = at_quantization(graph_of_budget, 0, formats)
-        for count, of_graph in groupby(of_budget, key=lambda key: key.quantized_layers):
-            graph = at_quantization(graph_of_budget, count, formats)
+        for (count, even), of_graph in groupby(of_budget, key=lambda key: (key.quantized_layers, _in_even_shares(key))):
+            graph = at_quantization(graph_of_budget, count, formats, row_chunks=settings.row_chunks, even=even)
             yield from ((key, unquantized, graph) for key in of_graph)
+
+
+def _in_even_shares(key: MemberKey) -> bool:
+    """Whether the room for fewer shares is not what `fewest_row_chunks` counts.
+
+    ExecuTorch's products pack rows beside the arena, the more the more there are, and onnxruntime-training does not
+    write over operands.
+    """
+    return key.format != "onnx"
 
 
 def write_single_program(

@@ -164,6 +164,28 @@ def _(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
+@torch.library.custom_op("quadloom::quantize_fixed", mutates_args=())
+def quantize_fixed(x: Tensor, scale: float, zero: int) -> Tensor:
+    """Float32 -> int8, ``round(x / scale) + zero`` with one scale for all, known before any value; ties to even."""
+    return (torch.round(x / scale) + zero).clamp(-128, 127).to(torch.int8)
+
+
+@quantize_fixed.register_fake
+def _(x: Tensor, scale: float, zero: int) -> Tensor:  # noqa: ARG001
+    return x.new_empty(x.shape, dtype=torch.int8)
+
+
+@torch.library.custom_op("quadloom::dequantize_fixed", mutates_args=())
+def dequantize_fixed(x: Tensor, scale: float, zero: int) -> Tensor:
+    """Int8 -> float32, ``(x - zero) * scale``."""
+    return (x.to(torch.float32) - zero) * scale
+
+
+@dequantize_fixed.register_fake
+def _(x: Tensor, scale: float, zero: int) -> Tensor:  # noqa: ARG001
+    return x.new_empty(x.shape, dtype=torch.float32)
+
+
 @torch.library.custom_op("quadloom::batch_full", mutates_args=())
 def batch_full(reference: Tensor, shape: list[int], batch_axis: int, value: float) -> Tensor:
     """A float32 constant whose `batch_axis` has ``shape[batch_axis]`` entries per row of `reference`."""

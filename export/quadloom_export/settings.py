@@ -40,7 +40,8 @@ class FamilySettings:
         recompute: budgets, each with members of its own: multiply-adds of the forward that the backward may repeat to
             save memory, as a share of all, in whole percents; a few hundredths buy the attention probabilities, the
             cheapest to repeat.
-        row_chunks: shares in which the rows of a feed-forward are processed, one after the other.
+        row_chunks: most shares in which the rows of a feed-forward are processed, one after the other; layers for
+            which memory has room have fewer.
     """
 
     task: TaskKind = "sequence-classification"

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from quadloom_export.calibration import Calibration, gradient_error
 from quadloom_export.graph import JointGraph
 from quadloom_export.passes.quantize import StashFormat, StashFormats, fits, quantizable, round_trip, stored_bytes
+from quadloom_export.passes.row_chunks import split_rows
 from quadloom_export.passes.stash import Place
 from quadloom_export.pipeline import at_depth
 from quadloom_export.replay import Replay
@@ -72,7 +73,7 @@ def chosen_stash(
     """
     spec = settings.stash_spec
     depth, percent, quantized_layers = judged_at(keys)
-    graph = at_depth(full, depth, recompute=percent / 100, row_chunks=settings.row_chunks)
+    graph = split_rows(at_depth(full, depth, recompute=percent / 100), chunks=settings.row_chunks)
     assert spec.error_budget is not None
     chosen = choose_options(
         graph, calibration, quantized_layers=quantized_layers, budget=spec.error_budget, group_size=spec.group_size

@@ -131,6 +131,15 @@ def test_quantizing_gives_the_same_bits(levels, lower_bound):
     assert torch.equal(restored, semantic_ops.dequantize(stored, scale, zero))
 
 
+@pytest.mark.parametrize(("scale", "zero"), [(0.005, -102), (0.05, 3), (1.0, 0)])
+def test_quantizing_at_a_fixed_scale_gives_the_same_bits(scale, zero):
+    x = random(33, 16).clamp((-128 - zero) * scale, (127 - zero) * scale)
+    stored = translated(quadloom.quantize_fixed.default, x, scale, zero)
+    assert_same_but_for_ties(stored, semantic_ops.quantize_fixed(x, scale, zero), x / scale)
+    restored = translated(quadloom.dequantize_fixed.default, stored, scale, zero)
+    torch.testing.assert_close(restored, semantic_ops.dequantize_fixed(stored, scale, zero))
+
+
 def test_whole_steps_are_exact_and_ties_go_to_either_side():
     x, one = torch.tensor([[0.0, 3.0, -2.0, 1.25, -0.75, 0.5, 1.5, -2.5, 126.5]]), torch.ones(1)
     for zero in (-3, -4):

@@ -37,6 +37,11 @@ CASES = {
     "largest of columns": ((9, 35), lambda kernels, x: kernels.column_maximum(x)),
     "smallest of columns": ((2, 35), lambda kernels, x: kernels.column_minimum(x)),
     "largest of one row": ((1, 35), lambda kernels, x: kernels.column_maximum(x)),
+    "int8 of a fixed scale": ((31, 3), lambda kernels, x: kernels.rounded_to_int8(x, 1 / 64, -12)),
+    "int8 of a fixed scale and back": (
+        (31, 3),
+        lambda kernels, x: kernels.to_float32(kernels.rounded_to_int8(x, 1 / 64, -12), 1 / 64, -12),
+    ),
     "int8 and back": ((31, 3), lambda kernels, x: kernels.to_float32(kernels.rounded_to_int8(60 * x))),
 }
 

@@ -127,9 +127,9 @@ def test_an_interrupted_export_continues_with_the_same_files_and_recomputes_once
     shapes: list[tuple[int, float]] = []
     at_depth = members.at_depth
 
-    def counted(full: Any, depth: int, *, recompute: float, row_chunks: int) -> Any:
+    def counted(full: Any, depth: int, *, recompute: float) -> Any:
         shapes.append((depth, recompute))
-        return at_depth(full, depth, recompute=recompute, row_chunks=row_chunks)
+        return at_depth(full, depth, recompute=recompute)
 
     monkeypatch.setattr(members, "at_depth", counted)
     whole = export_family(source, tmp_path / "whole", ONNX)

@@ -105,6 +105,9 @@ FUNCTIONS = {
     ),
     "int8": lambda x: stored_and_restored(x, 255),
     "uint8": lambda x: stored_and_restored(x, 15),
+    "int8 of a fixed scale": lambda x: quadloom.dequantize_fixed(
+        quadloom.quantize_fixed(x, scale := 0.02, zero := -102), scale, zero
+    ),
     "bits": lambda x: torch.bitwise_or(
         torch.bitwise_left_shift(whole := (x * 9).abs().to(torch.uint8), 3),
         torch.bitwise_and(torch.bitwise_right_shift(whole, 2), 5),

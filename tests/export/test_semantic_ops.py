@@ -6,18 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quadloom_export.passes.activation import SMALLEST_DERIVATIVE
+from quadloom_export.passes.activation import LARGEST_DERIVATIVE, SMALLEST_DERIVATIVE
 from quadloom_export.semantic_ops import (
     batch_full,
     batch_tile,
     batched_matmul,
     dequantize,
+    dequantize_fixed,
     gelu_derivative,
     gemm,
     quantize,
+    quantize_fixed,
     row_minimum,
     row_scale,
     smallest_stored,
+    step_share,
     stored_type,
     unit_interval,
     zero_point,
@@ -116,6 +119,18 @@ def test_a_known_lower_bound_gives_a_scale_that_clips_nothing(values, levels, bo
     assert bool((error <= scale[:, None].double() / 2 + 1e-6 * bounded.abs().amax(1, keepdim=True)).all())
 
 
-def test_the_smallest_derivative_of_gelu_bounds_it_closely():
+def test_the_bounds_of_the_derivative_of_gelu_are_close():
     slope = gelu_derivative(torch.linspace(-6, 6, 100_001))
     assert SMALLEST_DERIVATIVE <= float(slope.min()) <= SMALLEST_DERIVATIVE + 2e-4
+    assert LARGEST_DERIVATIVE - 2e-4 <= float(slope.max()) <= LARGEST_DERIVATIVE
+
+
+@given(st.floats(-1, 0, width=32), st.floats(0.125, 2, width=32), st.lists(st.floats(0, 1, width=32), min_size=1))
+def test_a_fixed_scale_stores_every_value_of_its_range_within_half_a_step_and_zero_as_it_is(low, high, shares):
+    scale = (high - low) * step_share(255)
+    zero = smallest_stored(255) - round(low / scale)
+    values = torch.tensor([low + share * (high - low) for share in shares] + [low, high, 0.0])
+    stored = quantize_fixed(values, scale, zero)
+    restored = dequantize_fixed(stored, scale, zero)
+    assert float((restored - values).abs().max()) <= 0.5 * scale + 1e-6
+    assert float(restored[-1]) == 0.0

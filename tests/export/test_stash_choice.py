@@ -24,6 +24,7 @@ from quadloom_export.lowering.onnx import lower_to_onnx, weight_tensors
 from quadloom_export.lowering.weights import write_weights
 from quadloom_export.model import add_lora
 from quadloom_export.passes.quantize import StashFormat, StashFormats, fits, quantizable, round_trip
+from quadloom_export.passes.row_chunks import split_rows
 from quadloom_export.passes.stash import Place, stash_bytes
 from quadloom_export.pipeline import at_depth, at_quantization, training_graph
 from quadloom_export.replay import Replay
@@ -58,7 +59,7 @@ def planted(row_chunks=1):
     )
     calibration = Calibration(batch, arrays(parameters), eager_gradients(model, parameters, batch))
     full = training_graph(model, batch_size=BATCH_SIZE, sequence_length=SEQUENCE_LENGTH)
-    return at_depth(full, LAYERS, row_chunks=row_chunks), calibration
+    return split_rows(at_depth(full, LAYERS), chunks=row_chunks), calibration
 
 
 @cache

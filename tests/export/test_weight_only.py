@@ -113,7 +113,7 @@ def test_a_float_copy_is_made_right_before_the_product_that_reads_it_and_for_tha
 
 def test_only_trained_layers_have_copies_for_the_backward(rounded):
     for depth in range(LAYERS + 1):
-        graph = at_depth(rounded.training, depth, row_chunks=1)
+        graph = at_depth(rounded.training, depth)
         found = Counter(node.meta["layer"] for node in copies(graph) if node.meta["phase"] == "backward")
         # Below the lowest trained layer's query and value nothing asks for a gradient.
         assert set(found) <= set(range(LAYERS - depth, LAYERS))
@@ -121,7 +121,7 @@ def test_only_trained_layers_have_copies_for_the_backward(rounded):
 
 
 def test_of_a_weight_that_several_shares_of_rows_use_each_share_makes_a_copy(rounded):
-    before = at_depth(rounded.training, LAYERS, row_chunks=1)
+    before = at_depth(rounded.training, LAYERS)
     after = split_rows(before, chunks=4)
     wide = rounded.reference.config.intermediate_size
     counts = [sum(wide in shape_of(node) and node.meta["layer"] == 0 for node in copies(g)) for g in (before, after)]
@@ -130,8 +130,8 @@ def test_of_a_weight_that_several_shares_of_rows_use_each_share_makes_a_copy(rou
 
 @pytest.mark.parametrize("budget", [0.3, 1.0])
 def test_recomputed_products_keep_no_float_weights(rounded, budget):
-    lean = rematerialize(at_depth(rounded.training, LAYERS, row_chunks=1), budget=budget)
-    assert len(copies(lean)) > len(copies(at_depth(rounded.training, LAYERS, row_chunks=1)))
+    lean = rematerialize(at_depth(rounded.training, LAYERS), budget=budget)
+    assert len(copies(lean)) > len(copies(at_depth(rounded.training, LAYERS)))
     assert not {each.node for each in saved_tensors(lean)} & set(copies(lean))
 
 

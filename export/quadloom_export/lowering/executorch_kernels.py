@@ -50,12 +50,12 @@ class Kernels(Protocol):
         """``x Phi(x)``."""
         ...
 
-    def rounded_to_int8(self, x: Tensor) -> Tensor:
-        """The nearest whole numbers, of two the even one; all within int8."""
+    def rounded_to_int8(self, x: Tensor, scale: float = 1.0, zero: int = 0) -> Tensor:
+        """The whole numbers nearest to ``x / scale + zero``, of two the even one; all within int8."""
         ...
 
-    def to_float32(self, x: Tensor) -> Tensor:
-        """What integers of 8 bits are."""
+    def to_float32(self, x: Tensor, scale: float = 1.0, zero: int = 0) -> Tensor:
+        """``(x - zero) * scale`` of integers of 8 bits."""
         ...
 
     def column_maximum(self, x: Tensor) -> Tensor:
@@ -127,14 +127,17 @@ class PortableKernels(nn.Module):
         """The stock kernel."""
         return aten.gelu.default(x)  # type: ignore[no-any-return]
 
-    def rounded_to_int8(self, x: Tensor) -> Tensor:
+    def rounded_to_int8(self, x: Tensor, scale: float = 1.0, zero: int = 0) -> Tensor:
         """Shifting the bits of a fraction out takes a fraction of the time of the stock kernel that rounds."""
-        whole = aten.sub.Tensor(aten.add.Tensor(x, ROUNDING_SHIFT), ROUNDING_SHIFT)
+        steps = x if scale == 1.0 else aten.mul.Tensor(x, 1.0 / scale)
+        whole = aten.sub.Tensor(aten.add.Tensor(steps, ROUNDING_SHIFT), ROUNDING_SHIFT - zero)
         return aten._to_copy.default(whole, dtype=torch.int8)  # type: ignore[no-any-return]
 
-    def to_float32(self, x: Tensor) -> Tensor:
+    def to_float32(self, x: Tensor, scale: float = 1.0, zero: int = 0) -> Tensor:
         """The stock kernel."""
-        return aten._to_copy.default(x, dtype=torch.float32)  # type: ignore[no-any-return]
+        steps = aten._to_copy.default(x, dtype=torch.float32)
+        steps = steps if zero == 0 else aten.sub.Tensor(steps, float(zero))
+        return steps if scale == 1.0 else aten.mul.Tensor(steps, scale)  # type: ignore[no-any-return]
 
     def column_maximum(self, x: Tensor) -> Tensor:
         """The stock kernel."""

@@ -129,6 +129,16 @@ def dequantize(kernels: Kernels, x: Tensor, scale: Tensor, zero: Tensor | None) 
     return aten.mul.Tensor(steps, scale if scale.dim() == 2 else _column(scale))  # type: ignore[no-any-return]
 
 
+def quantize_fixed(kernels: Kernels, x: Tensor, scale: float, zero: int) -> Tensor:
+    """As `quantize`, by one conversion."""
+    return kernels.rounded_to_int8(x, scale, zero)
+
+
+def dequantize_fixed(kernels: Kernels, x: Tensor, scale: float, zero: int) -> Tensor:
+    """``(x - zero) * scale``, by one conversion."""
+    return kernels.to_float32(x, scale, zero)
+
+
 def upper_bits(x: Tensor, shift: int) -> Tensor:
     """``x >> shift`` of what the graph knows as uint8: of int8, whose sign comes down with the shift, without it."""
     shifted = aten.bitwise_right_shift.Tensor_Scalar(x, shift)
@@ -221,6 +231,8 @@ def translations(kernels: Kernels) -> dict[Any, Callable[..., Any]]:
         quadloom.normal_cdf.default: normal_cdf,
         quadloom.quantize.default: quantize,
         quadloom.dequantize.default: dequantize,
+        quadloom.quantize_fixed.default: quantize_fixed,
+        quadloom.dequantize_fixed.default: dequantize_fixed,
         aten._softmax.default: softmax,
         aten.gelu.default: gelu,
         aten.amax.default: largest,

@@ -76,19 +76,19 @@ class XnnpackKernels(nn.Module):
         """XNNPACK's exact GELU."""
         return self._portable.gelu(x) if x.numel() < FEWEST_ELEMENTS else self._delegated(aten.gelu.default, x)
 
-    def rounded_to_int8(self, x: Tensor) -> Tensor:
-        """XNNPACK's conversion, at scale 1, rounds."""
+    def rounded_to_int8(self, x: Tensor, scale: float = 1.0, zero: int = 0) -> Tensor:
+        """XNNPACK's conversion rounds."""
         if x.numel() < FEWEST_ELEMENTS:
-            return self._portable.rounded_to_int8(x)
+            return self._portable.rounded_to_int8(x, scale, zero)
         quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
-        return self._delegated(quantize, x, 1.0, 0, -128, 127, torch.int8)
+        return self._delegated(quantize, x, scale, zero, -128, 127, torch.int8)
 
-    def to_float32(self, x: Tensor) -> Tensor:
-        """XNNPACK's conversion, at scale 1; it takes signed integers alone."""
+    def to_float32(self, x: Tensor, scale: float = 1.0, zero: int = 0) -> Tensor:
+        """XNNPACK's conversion; it takes signed integers alone."""
         if x.numel() < FEWEST_ELEMENTS or x.dtype != torch.int8:
-            return self._portable.to_float32(x)
+            return self._portable.to_float32(x, scale, zero)
         dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-        return self._delegated(dequantize, x, 1.0, 0, -128, 127, torch.int8)
+        return self._delegated(dequantize, x, scale, zero, -128, 127, torch.int8)
 
     def column_maximum(self, x: Tensor) -> Tensor:
         """XNNPACK's pooling."""

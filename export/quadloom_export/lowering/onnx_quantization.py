@@ -50,6 +50,19 @@ def _dequantize(out: OnnxEmitter, node: fx.Node) -> str:
     return out.node("DequantizeLinear", _given(out, node), axis=0)
 
 
+def _quantize_fixed(out: OnnxEmitter, node: fx.Node) -> str:
+    return out.node("QuantizeLinear", _with_constants(out, node))
+
+
+def _dequantize_fixed(out: OnnxEmitter, node: fx.Node) -> str:
+    return out.node("DequantizeLinear", _with_constants(out, node))
+
+
+def _with_constants(out: OnnxEmitter, node: fx.Node) -> list[str]:
+    x, scale, zero = node.args
+    return [out.name_of(x), _number(out, scale), out.constant(np.asarray(zero, dtype=np.int8))]  # type: ignore[arg-type]
+
+
 def _given(out: OnnxEmitter, node: fx.Node) -> list[str]:
     return [out.name_of(each) for each in node.args if isinstance(each, fx.Node)]
 
@@ -60,4 +73,6 @@ QUANTIZATION: dict[Any, Callable[[OnnxEmitter, fx.Node], str]] = {
     quadloom.zero_point.default: _zero_point,
     quadloom.quantize.default: _quantize,
     quadloom.dequantize.default: _dequantize,
+    quadloom.quantize_fixed.default: _quantize_fixed,
+    quadloom.dequantize_fixed.default: _dequantize_fixed,
 }

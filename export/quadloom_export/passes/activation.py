@@ -18,7 +18,9 @@ aten = torch.ops.aten
 quadloom = torch.ops.quadloom
 
 SMALLEST_DERIVATIVE = -0.12905
-"""GELU's derivative has its minimum where the density's slope is, at -sqrt(2): 0.0786 - sqrt(2) 0.1468."""
+LARGEST_DERIVATIVE = 1 - SMALLEST_DERIVATIVE
+"""GELU's derivative ends where its slope, (2 - x^2) times the density, does: at -sqrt(2), where it is 0.0786 - sqrt(2)
+0.1468, and at sqrt(2), where it is 1 minus that."""
 
 
 def save_gelu_derivative(joint: JointGraph) -> JointGraph:
@@ -80,7 +82,7 @@ def _share_error_function(graph: fx.Graph, gelu: fx.Node, derivative: fx.Node) -
         density = emit(graph, aten.exp.default, (exponent,), like=gelu)
         slope = emit(graph, aten.mul.Tensor, (y, density), like=gelu)
         saved = emit(graph, aten.add.Tensor, (cdf, slope), like=gelu)
-        saved.meta["lower_bound"] = SMALLEST_DERIVATIVE
+        saved.meta["bounds"] = SMALLEST_DERIVATIVE, LARGEST_DERIVATIVE
         share = emit(graph, aten.mul.Tensor, (y, cdf), like=gelu)
         value = emit(graph, aten.mul.Tensor, (share, math.sqrt(2)), like=gelu)
     gelu.replace_all_uses_with(value)

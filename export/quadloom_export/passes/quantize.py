@@ -1,7 +1,8 @@
 """Keep the stash of some layers as INT8 or INT4 between forward and backward.
 
 Each stashed tensor is quantized once, right after its last use in the forward, and dequantized right before its use in
-the backward, with dynamic scales per row or per group of a row. FedQuad (arXiv 2506.01001), section 4.2, quantizes
+the backward, with dynamic scales per row or per group of a row; an INT8 tensor whose values are bounded by what it is
+has one scale that is known before. FedQuad (arXiv 2506.01001), section 4.2, quantizes
 activations the same way, with symmetric scales; a scale and a zero point per group (Jacob et al., arXiv 1712.05877)
 about halve the error, since no part of the range goes to values that a group does not have. Storing the square root of
 softmax probabilities is ours.
@@ -18,6 +19,7 @@ from torch import Tensor, fx
 
 from quadloom_export.graph import JointGraph, batch_axis, batch_free_shape, emit, shape_of, val
 from quadloom_export.passes.stash import Place, SavedTensor, saved_tensors
+from quadloom_export.semantic_ops import smallest_stored, step_share
 
 aten = torch.ops.aten
 quadloom = torch.ops.quadloom
@@ -26,6 +28,7 @@ SMALLEST_QUANTIZED = 4096
 """Elements below which a tensor stays as it is: scales and extra operators would cost more than they save."""
 SHARING_DISTANCE = 12
 """Backward readers at most this many nodes apart share one dequantized copy."""
+QUANTIZING = {quadloom.quantize.default, quadloom.quantize_fixed.default}
 Call = Callable[[Any, tuple[Any, ...]], Any]
 """Applies an operator to arguments: adds a node to a graph, or computes."""
 
@@ -95,6 +98,8 @@ def fits(node: fx.Node, stash_format: StashFormat) -> bool:
 def stored_bytes(node: fx.Node, stash_format: StashFormat) -> int:
     """Bytes of a tensor in this format at the family's batch size, scales and zero points included."""
     elements = val(node).numel()
+    if _fixed_scale(node, stash_format) is not None:
+        return elements
     per_group = 4 if _lower_bound(node) is not None else 5
     return elements * stash_format.bits // 8 + elements // _group(node, stash_format) * per_group
 
@@ -107,7 +112,7 @@ def round_trip(node: fx.Node, value: Tensor, stash_format: StashFormat) -> Tenso
 
 def quantized_elements(joint: JointGraph) -> int:
     """Stash elements that one step quantizes."""
-    return sum(val(node).numel() for node in joint.nodes if node.target == quadloom.quantize.default)
+    return sum(val(node).numel() for node in joint.nodes if node.target in QUANTIZING)
 
 
 def _group(node: fx.Node, stash_format: StashFormat) -> int:
@@ -144,7 +149,7 @@ def _quantize(graph: fx.Graph, node: fx.Node, stash_format: StashFormat) -> None
 
 @dataclass(frozen=True)
 class _Stored:
-    """What waits; `zero` is None where the lower bound tells it. Nodes of a graph, or tensors."""
+    """What waits; `scale` and `zero` are None where bounds of the values tell them. Nodes of a graph, or tensors."""
 
     packed: Any
     scale: Any
@@ -155,6 +160,9 @@ class _Stored:
 def _store(call: Call, node: fx.Node, value: Any, stash_format: StashFormat) -> _Stored:
     # Softmax probabilities bunch near zero, where linear steps are coarse; their square roots spread out.
     source = call(aten.sqrt.default, (value,)) if _is_probability(node) else value
+    fixed = _fixed_scale(node, stash_format)
+    if fixed is not None:
+        return _Stored(call(quadloom.quantize_fixed.default, (source, *fixed)), None, None, stash_format)
     rows = call(aten.reshape.default, (source, [-1, _group(node, stash_format)]))
     bound = _lower_bound(node)
     minimum = call(quadloom.row_minimum.default, (rows,)) if bound is None else None
@@ -167,6 +175,9 @@ def _store(call: Call, node: fx.Node, value: Any, stash_format: StashFormat) -> 
 
 
 def _restore(call: Call, node: fx.Node, stored: _Stored, shape: list[int]) -> Any:
+    fixed = _fixed_scale(node, stored.stash_format)
+    if fixed is not None:
+        return call(quadloom.dequantize_fixed.default, (stored.packed, *fixed))
     bound, zero = _lower_bound(node), stored.zero
     if bound is not None:
         zero = call(quadloom.zero_point.default, (stored.scale, None, bound, stored.stash_format.levels))
@@ -207,7 +218,7 @@ def _is_residual_sum(node: fx.Node) -> bool:
 
     Dettmers et al. (arXiv 2208.07339) describe these outliers of pretrained models.
     """
-    if node.target != aten.add.Tensor:
+    if node.target != aten.add.Tensor or "bounds" in node.meta:
         return False
     inputs = node.all_input_nodes
     return len(inputs) == 2 and all(each.op == "call_function" and shape_of(each) == shape_of(node) for each in inputs)
@@ -215,4 +226,16 @@ def _is_residual_sum(node: fx.Node) -> bool:
 
 def _lower_bound(node: fx.Node) -> float | None:
     """What no value of a tensor, as it is stored, lies below; None if that is not known."""
-    return 0.0 if _is_probability(node) else node.meta.get("lower_bound")
+    return 0.0 if _is_probability(node) else node.meta.get("bounds", (None,))[0]
+
+
+def _fixed_scale(node: fx.Node, stash_format: StashFormat) -> tuple[float, int] | None:
+    """Scale and zero point for all values that a bounded tensor can have, None for other tensors and for INT4.
+
+    255 steps are fine enough for the whole range; of 15, those matter that a group of small values would not use.
+    """
+    if stash_format.bits != 8 or "bounds" not in node.meta:
+        return None
+    lowest, largest = node.meta["bounds"]
+    scale = (largest - lowest) * step_share(stash_format.levels)
+    return scale, smallest_stored(stash_format.levels) - round(lowest / scale)

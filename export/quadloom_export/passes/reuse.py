@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from quadloom_export.graph import JointGraph, remove_dead, size_bytes
-from quadloom_export.liveness import lifetimes, plan_memory
+from quadloom_export.liveness import alive_bytes, plan_memory
 from quadloom_export.passes.weight_only import is_weight_copy
 
 aten = torch.ops.aten
@@ -56,11 +56,7 @@ class _Room:
 
     def __init__(self, joint: JointGraph) -> None:
         self._place = {node: index for index, node in enumerate(joint.nodes)}
-        alive, self._alive = 0, []
-        for made, dying in lifetimes(joint):
-            alive += sum(size for _, size in made)
-            self._alive.append(alive)
-            alive -= sum(map(size_bytes, dying))
+        self._alive = alive_bytes(joint)
         self._peak = max(self._alive, default=0)
 
     def is_enough(self, waiting: fx.Node, *, until: fx.Node) -> bool:

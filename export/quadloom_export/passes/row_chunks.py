@@ -5,6 +5,7 @@ several times as wide as the layer's input only a share exists at once. What the
 recomputed, share by share. Weight gradients, which sum over all rows, are summed up over the shares.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,18 +22,20 @@ WIDE = 2
 """A tensor this many times as wide as its layer's input is worth splitting."""
 
 
-def split_rows(joint: JointGraph, *, chunks: int) -> JointGraph:
+def split_rows(joint: JointGraph, *, chunks: int | Mapping[int, int]) -> JointGraph:
     """An equal graph whose layers process the positions of a sequence in `chunks` shares where they are wide.
 
     Args:
-        chunks: shares wanted; the sequence is split into as many equal ones as it can be, at most so many.
+        chunks: shares wanted, of all layers or of each; the sequence is split into as many equal ones as it can be, at
+            most so many.
     """
     result = joint.copy()
+    wanted = chunks if isinstance(chunks, Mapping) else dict.fromkeys(range(joint.layers), chunks)
     for layer in range(joint.layers):
         nodes = [node for node in result.nodes if node.meta["layer"] == layer]
         region = _region(nodes)
         if region is not None:
-            count = next(each for each in range(chunks, 0, -1) if region.positions % each == 0)
+            count = next(each for each in range(wanted[layer], 0, -1) if region.positions % each == 0)
             if count > 1:
                 _Splitting(result, region, count).run()
     remove_dead(result.graph)
@@ -194,7 +197,7 @@ class _Splitting:
         if node.target == aten.reshape.default:
             args = (args[0], self._shape(node))
         made = emit(self._graph, node.target, args, like=node, kwargs=dict(node.kwargs))
-        made.meta |= {key: node.meta[key] for key in ("lower_bound",) if key in node.meta}
+        made.meta |= {key: node.meta[key] for key in ("bounds",) if key in node.meta}
         self.shares[node, index] = made
 
     def _of(self, operand: fx.Node, index: int, reader: fx.Node) -> fx.Node:
