@@ -60,10 +60,16 @@ class AdapterFolders:
         return read_parameters(path, self._family.manifest.parameters, remedy="restore the state folder")
 
     def read_mean(self, number: int) -> dict[str, FloatArray]:
-        """The mean over recent rounds after this one; where there is none, what the round itself gave."""
-        path = self._root / tensors_name(number, mean=True)
-        if not path.is_file():
+        """The mean over recent rounds after this one; where there is none, what the round itself gave.
+
+        Raises:
+            QuadloomError: the file is missing, or not what was written.
+        """
+        with self._sessions() as session:
+            row = session.get(Round, number)
+        if row is None or row.mean_sha256 is None:
             return self.read(number)
+        path = checked_file(self._root / tensors_name(number, mean=True), row.mean_sha256)
         return read_parameters(path, self._family.manifest.parameters, remedy="restore the state folder")
 
     def write_initial(self) -> None:
@@ -80,9 +86,11 @@ class AdapterFolders:
         self._references[number] = tensors_reference(number, sha256=sha256, size_bytes=len(content))
         return self._references[number]
 
-    def write_mean(self, number: int, parameters: Mapping[str, FloatArray]) -> None:
-        """Write the mean over recent rounds; again after a crash replaces it."""
-        self._write(_name(number, mean=True), tensors_bytes(parameters, FOR_PEFT))
+    def write_mean(self, number: int, parameters: Mapping[str, FloatArray]) -> str:
+        """Write the mean over recent rounds and return its SHA-256; again after a crash replaces it."""
+        content = tensors_bytes(parameters, FOR_PEFT)
+        self._write(_name(number, mean=True), content)
+        return hashlib.sha256(content).hexdigest()
 
     def point_latest(self, number: int, *, mean: bool = False) -> None:
         """Let ``latest`` name this round's folder, without a moment at which it names none.

@@ -102,6 +102,7 @@ def serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) ->
         "--planner": task.planner,
         "--aggregation": task.aggregation,
         "--largest-staleness": task.largest_staleness,
+        "--server-optimizer": task.server_optimizer,
         "--server-learning-rate": task.server_learning_rate,
         "--server-decay-rounds": task.server_decay_rounds,
         "--mean-share": task.mean_share,

@@ -25,8 +25,9 @@ class TaskSection(Section):
     `planner`: what decides who does what in a round; the server knows the names.
     `aggregation`: how updates become an adapter; the server knows these names, too.
     `largest_staleness`: rounds by which an update may be late and still count, 0 by default.
-    `server_learning_rate`: share of a round's mean change that the server takes, 1 by default.
-    `server_decay_rounds`: that share falls by 1 / sqrt(1 + round / this); by default it stays.
+    `server_optimizer`: what the server makes of a round's mean change; it knows the names.
+    `server_learning_rate`: its rate; by default it takes the whole change.
+    `server_decay_rounds`: the rate falls by 1 / sqrt(1 + round / this); by default it stays.
     `mean_share`: of all rounds, the last, over which the adapter is averaged that is evaluated; 0, none, by default.
     """
 
@@ -36,6 +37,7 @@ class TaskSection(Section):
     planner: str | None = None
     aggregation: str | None = None
     largest_staleness: int | None = Field(default=None, ge=0)
+    server_optimizer: str | None = None
     server_learning_rate: float | None = Field(default=None, gt=0, le=1)
     server_decay_rounds: float | None = Field(default=None, gt=0)
     mean_share: float | None = Field(default=None, ge=0, lt=1)

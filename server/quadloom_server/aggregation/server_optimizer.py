@@ -5,7 +5,7 @@ arXiv 1909.06335.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -124,6 +124,36 @@ class FedAdam:
             steps[name] = self.rate * mean / (np.sqrt(square) + self.tau)
             means[name], squares[name] = mean, square
         return _moved(parameters, steps), Moments(means, squares)
+
+
+SERVER_OPTIMIZERS: Mapping[str, Callable[..., ServerOptimizer]] = {
+    "fedavg": FedAvgStep,
+    "fedavg-momentum": FedAvgMomentum,
+    "fedadam": FedAdam,
+}
+
+
+def server_optimizer(name: str, *, rate: float | None, decay_rounds: float | None) -> ServerOptimizer:
+    """The rule of this name.
+
+    Args:
+        rate: None for the rule's own.
+        decay_rounds: of FedAvg's step alone.
+
+    Raises:
+        QuadloomError: there is no such rule, or it does not take these.
+    """
+    if name not in SERVER_OPTIMIZERS:
+        raise QuadloomError(
+            f"the server optimizer {name!r} does not exist", remedy=f"choose from: {', '.join(SERVER_OPTIMIZERS)}"
+        )
+    if decay_rounds is not None and name != "fedavg":
+        raise QuadloomError(
+            f"the server optimizer {name} has no decay, and server_decay_rounds is {decay_rounds:g}",
+            remedy="leave server_decay_rounds out, or use fedavg",
+        )
+    given = {"rate": rate, "decay_rounds": decay_rounds}
+    return SERVER_OPTIMIZERS[name](**{key: value for key, value in given.items() if value is not None})
 
 
 def _changes(parameters: Parameters, aggregate: Parameters) -> dict[str, NDArray[np.float64]]:

@@ -30,6 +30,7 @@ POLICY = (
     "min_updates",
     "largest_staleness",
     "aggregation",
+    "server_optimizer",
     "server_learning_rate",
     "server_decay_rounds",
     "mean_share",
@@ -158,16 +159,22 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
         "flexlora-change, hetlora, zero-padding, rank-segments",
     )
     group.add_argument(
+        "--server-optimizer",
+        metavar="NAME",
+        help="what the server makes of a round's mean change: fedavg takes it (default), fedavg-momentum, fedadam",
+    )
+    group.add_argument(
         "--server-learning-rate",
         type=float,
         metavar="X",
-        help="share of a round's mean change that the server takes; below 1 where rounds do not wait (default 1)",
+        help="its rate: of fedavg the share of the change that it takes, below 1 where rounds do not wait (default 1; "
+        "fedavg-momentum 0.4, fedadam 0.01)",
     )
     group.add_argument(
         "--server-decay-rounds",
         type=float,
         metavar="N",
-        help="the server takes less and less: 1 / sqrt(1 + round / N) of that share (default: always the same)",
+        help="with fedavg the server takes less and less: 1 / sqrt(1 + round / N) of that (default: always the same)",
     )
     group.add_argument(
         "--mean-share",

@@ -13,5 +13,5 @@ def averaging_of(policy: RoundPolicy, manifest: FamilyManifest) -> Averaging:
         QuadloomError: the family cannot be averaged so, or not with the policy's step of the server or mean of rounds.
     """
     averaging = Averaging(policy.aggregation, manifest)
-    check_combination(policy.server_optimizer, averaging.method(), mean_share=policy.mean_share)
+    check_combination(policy.server_step, averaging.method(), mean_share=policy.mean_share)
     return averaging

@@ -1,6 +1,7 @@
 """Closes a round: fold the accepted updates, one at a time, into the next global adapter."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -22,14 +23,17 @@ from quadloom_server.aggregation.validation import UpdateBounds, read_update
 from quadloom_server.aggregation.weighting import Contribution, Share, by_examples, by_steps
 from quadloom_server.planning.waiting import waiting
 from quadloom_server.rounds.device_adapters import DeviceAdapters
+from quadloom_server.rounds.moments import read_moments
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.durations import real_seconds
 from quadloom_server.store.queries import CountedUpdate, accepted_updates
 from quadloom_server.store.tables import Round, RoundEvaluation
 
 
-def aggregated(number: int, adapters: DeviceAdapters, server_optimizer: ServerOptimizer) -> dict[str, FloatArray]:
-    """The global parameters after round `number`.
+def aggregated(
+    number: int, adapters: DeviceAdapters, server_optimizer: ServerOptimizer
+) -> tuple[dict[str, FloatArray], Moments]:
+    """The global parameters after round `number`, and what the server's optimizer keeps for the next.
 
     Folded from the stored updates when the round closes: memory holds one update, what it started from, and the
     method's sums, and a server that was killed in between computes the same again.
@@ -48,7 +52,8 @@ def aggregated(number: int, adapters: DeviceAdapters, server_optimizer: ServerOp
             weight = shares[each].weight * staleness_weight(number - started_round)
             sums = method.fold(sums, TrainedUpdate(start=start, trained=trained, weight=weight))
     before = state.adapters.read(number - 1)
-    return server_optimizer.step(Moments(), before, method.finish(before, sums), round_index=number)[0]
+    moments = read_moments(state, number - 1, server_optimizer)
+    return server_optimizer.step(moments, before, method.finish(before, sums), round_index=number)
 
 
 def restore_latest(number: int, adapters: AdapterFolders, *, mean_share: float) -> None:
@@ -60,19 +65,35 @@ def restore_latest(number: int, adapters: AdapterFolders, *, mean_share: float) 
     adapters.point_latest(number, mean=mean_share > 0)
 
 
-def shown_after(
+@dataclass(frozen=True)
+class Left:
+    """What a round leaves behind, as its row names it.
+
+    Attributes:
+        adapter: what the round gave.
+        mean_sha256: of the mean with the rounds before, None where the task gives out none.
+        moments_sha256: of what the server's optimizer keeps, None where that is nothing.
+    """
+
+    adapter: BlobReference
+    mean_sha256: str | None = None
+    moments_sha256: str | None = None
+
+
+def mean_after(
     number: int, parameters: dict[str, FloatArray], adapters: AdapterFolders, *, mean_share: float
-) -> dict[str, FloatArray]:
-    """What the task is judged by and gives out after a round: what the round gave, or its mean with those before.
+) -> dict[str, FloatArray] | None:
+    """The mean of what a round gave with those before, which the task is then judged by and gives out.
 
     Args:
         mean_share: of all rounds, the last, that the mean is over; 0 for none.
+
+    Raises:
+        QuadloomError: the mean before this round is missing or altered.
     """
     if mean_share == 0:
-        return parameters
-    mean = recent_mean(adapters.read_mean(number - 1), parameters, round_index=number, share=mean_share)
-    adapters.write_mean(number, mean)
-    return mean
+        return None
+    return recent_mean(adapters.read_mean(number - 1), parameters, round_index=number, share=mean_share)
 
 
 def _shares(counted: Sequence[CountedUpdate]) -> list[Share]:
@@ -91,13 +112,15 @@ def _change(update: CountedUpdate, reach: float, adapters: DeviceAdapters) -> di
     return scaled(tensors, reach, largest_norm=update.clip_norm)
 
 
-def close_round(turn: Turn, number: int, adapter: BlobReference, evaluation: Evaluation | None) -> None:
-    """Write down that the round is closed, with the adapter it gave."""
+def close_round(turn: Turn, number: int, left: Left, evaluation: Evaluation | None) -> None:
+    """Write down that the round is closed, with what it left."""
     current = turn.session.get_one(Round, number)
     current.state = "closed"
     current.closed_at_s = turn.now_s
-    current.adapter_sha256 = adapter.sha256
-    current.adapter_size_bytes = adapter.size_bytes
+    current.adapter_sha256 = left.adapter.sha256
+    current.adapter_size_bytes = left.adapter.size_bytes
+    current.mean_sha256 = left.mean_sha256
+    current.moments_sha256 = left.moments_sha256
     result = "not evaluated"
     if evaluation is not None:
         record_evaluation(turn.session, number, evaluation)

@@ -36,12 +36,13 @@ from quadloom_server.rounds import control, reports
 from quadloom_server.rounds.assigning import assignment_message, settings_of
 from quadloom_server.rounds.averaging import averaging_of
 from quadloom_server.rounds.bounds import update_bounds
-from quadloom_server.rounds.closing import aggregated, close_round, record_evaluation, restore_latest, shown_after
+from quadloom_server.rounds.closing import Left, aggregated, close_round, mean_after, record_evaluation, restore_latest
 from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.enrolling import check_rank, enrol_device
 from quadloom_server.rounds.evaluation import Evaluator, evaluate_checked
 from quadloom_server.rounds.knowledge import capabilities_of
 from quadloom_server.rounds.lifecycle import advance, finished_reason, why_no_round
+from quadloom_server.rounds.moments import keep_moments
 from quadloom_server.rounds.planning import RoundPlanning
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.status import task_status
@@ -220,18 +221,23 @@ class Rounds:
             return finished_reason(session, self.policy) is not None
 
     def _close(self, number: int) -> None:
-        parameters = aggregated(number, self.adapters, self.policy.server_optimizer)
-        adapter = self.state.adapters.write(number, parameters)
-        mean_share = self.policy.mean_share
-        shown = shown_after(number, parameters, self.state.adapters, mean_share=mean_share)
+        stored, optimizer = self.state.adapters, self.policy.server_step
+        parameters, moments = aggregated(number, self.adapters, optimizer)
+        mean = mean_after(number, parameters, stored, mean_share=self.policy.mean_share)
+        left = Left(
+            adapter=stored.write(number, parameters),
+            mean_sha256=None if mean is None else stored.write_mean(number, mean),
+            moments_sha256=keep_moments(self.state, moments, optimizer),
+        )
+        shown = parameters if mean is None else mean
         evaluation = None if self.evaluator is None else evaluate_checked(self.evaluator, shown, round_number=number)
-        self.state.adapters.point_latest(number, mean=mean_share > 0)
+        stored.point_latest(number, mean=mean is not None)
         lower_ranks = self.adapters.lower_ranks(number)
         reach("adapter-written-before-commit")
         with self.turn() as turn:
             for rank, content in lower_ranks.items():
                 self.adapters.keep(turn.session, number, rank, content)
-            close_round(turn, number, adapter, evaluation)
+            close_round(turn, number, left, evaluation)
             self.advance(turn)
             finished = finished_reason(turn.session, self.policy)
             if finished is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from quadloom_runtime.contract.wire import MAXIMUM_RETRY_AFTER_S
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.averaging import DEFAULT_AGGREGATION, check_served
-from quadloom_server.aggregation.server_optimizer import FedAvgStep
+from quadloom_server.aggregation.server_optimizer import ServerOptimizer, server_optimizer
 from quadloom_server.planning.registry import DEFAULT_PLANNER, planner
 
 
@@ -22,10 +22,12 @@ class RoundPolicy:
         largest_staleness: rounds by which an update may be late and still count. Above 0, a round with `min_updates`
             waits for those devices only that would otherwise be later than that.
         aggregation: name of how updates become an adapter, see `aggregation.methods.select`.
-        server_learning_rate: share of an aggregate's change that the server takes; where rounds do not wait for all,
-            several are under way that all make the same change, so less than 1.
-        server_decay_rounds: the server takes less and less, after a round ``1 / sqrt(1 + round / this)`` of that
-            share; None for no decay.
+        server_optimizer: name of what the server makes of an aggregate, see `aggregation.server_optimizer`.
+        server_learning_rate: its rate, None for its own. That of FedAvg is the share of an aggregate's change that the
+            server takes; where rounds do not wait for all, several are under way that all make the same change, so less
+            than 1.
+        server_decay_rounds: with FedAvg the server takes less and less, after a round ``1 / sqrt(1 + round / this)`` of
+            that share; None for no decay.
         mean_share: of all rounds, the last, over which the adapter is averaged that is evaluated and given out; devices
             start from the newest. 0 gives out that.
         round_deadline_s: seconds after which a round stops waiting for outstanding assignments.
@@ -50,7 +52,8 @@ class RoundPolicy:
     min_updates: int = 1
     largest_staleness: int = 0
     aggregation: str = DEFAULT_AGGREGATION
-    server_learning_rate: float = 1.0
+    server_optimizer: str = "fedavg"
+    server_learning_rate: float | None = None
     server_decay_rounds: float | None = None
     mean_share: float = 0.0
     round_deadline_s: float = 600.0
@@ -72,7 +75,7 @@ class RoundPolicy:
             raise QuadloomError(
                 f"largest_staleness is {self.largest_staleness}", remedy="give largest_staleness a value of 0 or more"
             )
-        if not 0 < self.server_learning_rate <= 1:
+        if self.server_learning_rate is not None and not 0 < self.server_learning_rate <= 1:
             raise QuadloomError(
                 f"server_learning_rate is {self.server_learning_rate}",
                 remedy="give server_learning_rate more than 0 and at most 1",
@@ -101,6 +104,7 @@ class RoundPolicy:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise QuadloomError(f"{name} is {value}", remedy=f"give {name} a positive number, or leave it out")
+        server_optimizer(self.server_optimizer, rate=None, decay_rounds=self.server_decay_rounds)
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise QuadloomError(
                 f"target_accuracy is {self.target_accuracy}", remedy="give the target accuracy as a share, e.g. 0.8"
@@ -112,6 +116,8 @@ class RoundPolicy:
         return min((each for each in (self.max_update_norm, self.clip_update_norm) if each is not None), default=None)
 
     @property
-    def server_optimizer(self) -> FedAvgStep:
+    def server_step(self) -> ServerOptimizer:
         """What the server makes of an aggregate."""
-        return FedAvgStep(rate=self.server_learning_rate, decay_rounds=self.server_decay_rounds)
+        return server_optimizer(
+            self.server_optimizer, rate=self.server_learning_rate, decay_rounds=self.server_decay_rounds
+        )

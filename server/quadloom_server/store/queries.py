@@ -196,12 +196,16 @@ def ranks_assigned(session: Session, round_number: int) -> set[int]:
 
 
 def blobs_to_keep(session: Session, *, also_closed: bool) -> set[str]:
-    """Blob hashes of adapters of lower ranks, and of updates of rounds that are not closed, or of all rounds."""
+    """Blob hashes of adapters of lower ranks, of updates of rounds that are not closed, or of all rounds, and of what
+    the server's optimizer keeps after the last closed round.
+    """
     updates = select(AcceptedUpdate.blob_sha256).distinct()
     if not also_closed:
         closed = select(Round.number).where(Round.state == "closed")
         updates = updates.where(AcceptedUpdate.round_number.not_in(closed))
-    return {*session.scalars(updates), *session.scalars(select(RankedAdapter.sha256))}
+    last = session.get(Round, last_closed_round(session))
+    moments = set() if last is None or last.moments_sha256 is None else {last.moments_sha256}
+    return {*session.scalars(updates), *session.scalars(select(RankedAdapter.sha256)), *moments}
 
 
 def round_evaluation(session: Session, round_number: int) -> RoundEvaluation | None:

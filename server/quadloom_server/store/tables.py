@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 
 class Base(DeclarativeBase):
@@ -88,6 +88,9 @@ class Round(Base):
     `window_opened_at_s` is when the current deadline was set; it moves when the deadline is extended. Work that failed
     before it may be tried again.
 
+    `mean_sha256` is of the mean over recent rounds after this one, and `moments_sha256` the blob of what the server's
+    optimizer keeps for the next; None where there is none.
+
     `planner` decided what each device does (`PlannedAssignment`). `importance` is what it knew of the layers: the
     moving average of gradient norms by layer. `uniform_depth` is the deepest that every device could have trained, and
     `uniform_wait_s` and `uniform_wait_share` what they were then expected to wait for each other.
@@ -102,6 +105,8 @@ class Round(Base):
     closed_at_s: Mapped[float | None]
     adapter_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     adapter_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    mean_sha256: Mapped[str | None] = mapped_column(String(64))
+    moments_sha256: Mapped[str | None] = mapped_column(String(64))
     planner: Mapped[str] = mapped_column(String(40))
     importance: Mapped[dict[str, float]] = mapped_column(JSON)
     uniform_depth: Mapped[int]
