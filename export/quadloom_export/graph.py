@@ -42,6 +42,7 @@ class JointGraph:
         depth: how many of them are trained.
         batch_size: rows for which ``meta["val"]`` holds.
         quantized_layers: how many of the trained layers have a quantized stash.
+        row_chunks: shares in which each layer processes its rows where it is wide, from the input on; empty for one.
     """
 
     graph: fx.Graph
@@ -52,6 +53,7 @@ class JointGraph:
     depth: int
     batch_size: int
     quantized_layers: int = 0
+    row_chunks: tuple[int, ...] = ()
 
     def copy(self, **changes: Any) -> "JointGraph":
         """A graph that may be edited without touching this one."""

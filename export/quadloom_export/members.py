@@ -107,6 +107,7 @@ def _export_member(
         forward_operations=multiply_adds(graph, phase="forward"),
         backward_operations=multiply_adds(graph, phase="backward"),
         quantized_elements=quantized_elements(graph),
+        row_chunks=graph.row_chunks,
         gradient_error=error,
         inputs=files.inputs,
         outputs=files.outputs,

@@ -33,6 +33,7 @@ def member_table(member: MemberSpec) -> str:
     rows = {
         "member": f"{member.key.stem} ({member.key.format})",
         "may recompute": f"{member.key.recompute_percent} % of the forward's multiply-adds",
+        "shares of rows": ", ".join(map(str, member.row_chunks)) or "1 in every layer",
         "planned peak": f"{_mb(member.planned_peak_bytes)} MB",
         "stash": f"{_mb(member.stash_bytes_before)} MB -> {_mb(member.stash_bytes_after)} MB",
         "weights read": f"{_mb(member.weight_bytes)} MB",

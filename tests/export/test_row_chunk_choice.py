@@ -31,6 +31,7 @@ def test_layers_near_the_input_run_whole_at_the_peak_of_the_finest_shares(bert, 
     even, chosen = (at_quantization(graph, quantized, FORMATS, row_chunks=4, even=even) for even in (True, False))
     assert shares(even)[:2] == [4, 4]
     found = shares(chosen)
+    assert list(chosen.row_chunks) == found
     assert found[0] < 4
     assert found[:-1] == sorted(found[:-1])
     assert plan_memory(chosen).peak_bytes <= plan_memory(even).peak_bytes

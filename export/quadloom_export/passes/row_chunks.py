@@ -6,7 +6,7 @@ recomputed, share by share. Weight gradients, which sum over all rows, are summe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
@@ -29,17 +29,18 @@ def split_rows(joint: JointGraph, *, chunks: int | Mapping[int, int]) -> JointGr
         chunks: shares wanted, of all layers or of each; the sequence is split into as many equal ones as it can be, at
             most so many.
     """
-    result = joint.copy()
     wanted = chunks if isinstance(chunks, Mapping) else dict.fromkeys(range(joint.layers), chunks)
+    counts = [1] * joint.layers
+    result = joint.copy()
     for layer in range(joint.layers):
         nodes = [node for node in result.nodes if node.meta["layer"] == layer]
         region = _region(nodes)
         if region is not None:
-            count = next(each for each in range(wanted[layer], 0, -1) if region.positions % each == 0)
-            if count > 1:
-                _Splitting(result, region, count).run()
+            counts[layer] = next(each for each in range(wanted[layer], 0, -1) if region.positions % each == 0)
+            if counts[layer] > 1:
+                _Splitting(result, region, counts[layer]).run()
     remove_dead(result.graph)
-    return result
+    return replace(result, row_chunks=tuple(counts))
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ class MemberSpec(Value):
         weight_bytes: frozen weights that this graph reads.
         forward_operations, backward_operations: multiply-adds of one step.
         quantized_elements: number of stash elements that are quantized in one step.
+        row_chunks: shares in which each layer of the model, from the input on, processes its rows where it is wide.
         peak_items: what fills the planned peak, largest first.
     """
 
@@ -157,6 +158,7 @@ class MemberSpec(Value):
     forward_operations: Count
     backward_operations: Count
     quantized_elements: Count
+    row_chunks: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(default=(), max_length=10_000)
     gradient_error: GradientError
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
