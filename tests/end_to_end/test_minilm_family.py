@@ -78,7 +78,7 @@ def test_an_int8_stash_keeps_the_gradient_on_real_weights_and_sentences(
 
 @pytest.mark.parametrize("key", [FULL, QUANTIZED], ids=str)
 def test_the_planned_peak_predicts_the_measured_one(family: Path, manifest: FamilyManifest, key: MemberKey) -> None:
-    command = [sys.executable, "-m", "quadloom_benchmarks.worker", "member", str(family), key.model_dump_json()]
+    command = [sys.executable, "-m", "quadloom_benchmarks.worker", "member", str(family), key.model_dump_json(), "1"]
     done = subprocess.run(command, input="step\n" * 3, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
     planned = next(each.planned_peak_bytes for each in manifest.members if each.key == key)
