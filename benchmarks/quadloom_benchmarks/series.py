@@ -127,8 +127,14 @@ def open_series(arguments: argparse.Namespace) -> list[Series]:
     A kind that cannot run here is said so and left out.
 
     Raises:
-        QuadloomError: none can run, or the families are not of one model and batch shape.
+        QuadloomError: none can run, the families are not of one model and batch shape, or given families are to be
+            trained in several batches.
     """
+    if arguments.family and arguments.accumulation != "1":
+        raise QuadloomError(
+            f"--accumulation {arguments.accumulation} with --family: each accumulation needs a family of its own batch",
+            remedy="leave out --family, and the benchmark exports them, or leave out --accumulation",
+        )
     members = parse_members(arguments.members)
     kinds = tuple(kind for kind in parse_kinds(arguments.formats) if _can_run(kind, arguments.ort_training_python))
     found = list(_of_families(arguments, kinds, members) if arguments.family else _of_shape(arguments, kinds, members))

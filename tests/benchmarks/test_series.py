@@ -229,3 +229,9 @@ def test_a_step_in_several_batches_has_families_of_the_smaller_batch(monkeypatch
 def test_an_accumulation_that_does_not_divide_the_batch_or_lacks_the_whole_is_refused(text):
     with pytest.raises(QuadloomError, match="--accumulation"):
         parse_accumulations(text, batch_size=4)
+
+
+def test_given_families_are_not_silently_trained_whole_where_several_batches_are_asked_for():
+    given = argparse.Namespace(**(vars(ARGUMENTS) | {"family": [Path("family")], "accumulation": "1,2"}))
+    with pytest.raises(QuadloomError, match="--accumulation 1,2 with --family"):
+        open_series(given)
