@@ -99,6 +99,8 @@ def serve_arguments(fleet: FleetFile, work: Path, *, devices: int, port: int) ->
         "--rounds": task.rounds,
         "--min-devices": devices,
         "--min-updates": task.min_updates,
+        "--devices-per-round": task.devices_per_round,
+        "--selection": task.selection,
         "--planner": task.planner,
         "--aggregation": task.aggregation,
         "--largest-staleness": task.largest_staleness,

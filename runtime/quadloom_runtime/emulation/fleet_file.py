@@ -22,6 +22,8 @@ class TaskSection(Section):
     """What `quadloom serve` is told; paths are relative to the fleet file.
 
     `min_updates`: updates without which no round closes, by default one from every device that has work in it.
+    `devices_per_round`: devices that train at a time, by default all.
+    `selection`: who these are, whoever comes first or kinds of devices in turn; the server knows the names.
     `planner`: what decides who does what in a round; the server knows the names.
     `aggregation`: how updates become an adapter; the server knows these names, too.
     `largest_staleness`: rounds by which an update may be late and still count, 0 by default.
@@ -34,6 +36,8 @@ class TaskSection(Section):
     family: Path
     rounds: int = Field(default=3, ge=1)
     min_updates: int | None = Field(default=None, ge=1)
+    devices_per_round: int | None = Field(default=None, ge=1)
+    selection: str | None = None
     planner: str | None = None
     aggregation: str | None = None
     largest_staleness: int | None = Field(default=None, ge=0)

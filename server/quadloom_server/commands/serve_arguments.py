@@ -1,6 +1,7 @@
 """The arguments of `quadloom serve`, and the values that they mean."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ POLICY = (
     "max_devices",
     "min_devices",
     "min_updates",
+    "devices_per_round",
+    "selection",
     "largest_staleness",
     "aggregation",
     "server_optimizer",
@@ -95,7 +98,8 @@ def policy_of(arguments: argparse.Namespace) -> "RoundPolicy":
     from quadloom_server.rounds.policy import RoundPolicy
 
     given = {name: getattr(arguments, name) for name in POLICY if getattr(arguments, name) is not None}
-    given.setdefault("min_updates", given.get("min_devices", RoundPolicy.min_devices))
+    most = given.get("devices_per_round", math.inf)
+    given.setdefault("min_updates", min(given.get("min_devices", RoundPolicy.min_devices), most))
     for option in ("target_accuracy", "target_loss"):
         if given.get(option) is not None and arguments.eval_data is None:
             flag = "--" + option.replace("_", "-")
@@ -143,7 +147,21 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--rounds", type=int, metavar="N", help="rounds to train (default 3)")
     group.add_argument("--min-devices", type=int, metavar="N", help="devices at which round 1 opens (default 1)")
     group.add_argument(
-        "--min-updates", type=int, metavar="N", help="updates without which no round closes (default: --min-devices)"
+        "--min-updates",
+        type=int,
+        metavar="N",
+        help="updates without which no round closes (default: --min-devices, at most --devices-per-round)",
+    )
+    group.add_argument(
+        "--devices-per-round",
+        type=int,
+        metavar="N",
+        help="devices that train at a time (default: all)",
+    )
+    group.add_argument(
+        "--selection",
+        choices=("first-come", "in-turn"),
+        help="who these are: whoever comes first (default), or kinds of devices in turn, by their share of the fleet",
     )
     group.add_argument(
         "--largest-staleness",

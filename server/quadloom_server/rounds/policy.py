@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from quadloom_runtime.contract.wire import MAXIMUM_RETRY_AFTER_S
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.averaging import DEFAULT_AGGREGATION, check_served
 from quadloom_server.aggregation.server_optimizer import ServerOptimizer, server_optimizer
 from quadloom_server.planning.registry import DEFAULT_PLANNER, planner
+
+Selection = Literal["first-come", "in-turn"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,9 @@ class RoundPolicy:
         max_devices: devices that may be enrolled, revoked ones not counted.
         min_devices: enrolled devices at which the first round opens.
         min_updates: accepted updates without which no round closes; fewer if fewer devices have work (`needed.py`).
+        devices_per_round: devices that train at a time, those that are late from earlier rounds included; None for all.
+        selection: who has the places if there are fewer than devices: whoever comes first, or kinds of devices in turn,
+            by their share of the fleet.
         largest_staleness: rounds by which an update may be late and still count. Above 0, a round with `min_updates`
             waits for those devices only that would otherwise be later than that.
         aggregation: name of how updates become an adapter, see `aggregation.methods.select`.
@@ -50,6 +56,8 @@ class RoundPolicy:
     max_devices: int = 10_000
     min_devices: int = 1
     min_updates: int = 1
+    devices_per_round: int | None = None
+    selection: Selection = "first-come"
     largest_staleness: int = 0
     aggregation: str = DEFAULT_AGGREGATION
     server_optimizer: str = "fedavg"
@@ -83,6 +91,17 @@ class RoundPolicy:
         for name in ("rounds", "max_devices", "min_devices", "min_updates"):
             if getattr(self, name) < 1:
                 raise QuadloomError(f"{name} is {getattr(self, name)}", remedy=f"give {name} a value of at least 1")
+        if self.devices_per_round is not None and self.devices_per_round < self.min_updates:
+            raise QuadloomError(
+                f"devices_per_round is {self.devices_per_round}, but no round closes with fewer than "
+                f"{self.min_updates} updates (min_updates)",
+                remedy="let more devices train at a time, or give a smaller min_updates",
+            )
+        if self.selection not in get_args(Selection):
+            raise QuadloomError(
+                f"the selection {self.selection!r} does not exist",
+                remedy=f"choose from: {', '.join(get_args(Selection))}",
+            )
         if not 0 <= self.mean_share < 1:
             raise QuadloomError(f"mean_share is {self.mean_share}", remedy="give mean_share at least 0 and less than 1")
         if not 0 < self.round_deadline_s < math.inf:
@@ -109,6 +128,11 @@ class RoundPolicy:
             raise QuadloomError(
                 f"target_accuracy is {self.target_accuracy}", remedy="give the target accuracy as a share, e.g. 0.8"
             )
+
+    @property
+    def longest_retry_s(self) -> float:
+        """Seconds after which every device that waits has asked again, if it is still there."""
+        return max(self.retry_after_s, self.retry_after_accepted_s, self.retry_after_rejected_s)
 
     @property
     def largest_counted_norm(self) -> float | None:

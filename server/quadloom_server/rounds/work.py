@@ -9,6 +9,7 @@ from quadloom_runtime.trainer import planned_steps
 from quadloom_server.rounds.assigning import settings_for
 from quadloom_server.rounds.bounds import counted_examples
 from quadloom_server.rounds.knowledge import capabilities_of
+from quadloom_server.rounds.places import why_no_place
 from quadloom_server.rounds.planning import RoundPlanning
 from quadloom_server.rounds.turn import Turn
 from quadloom_server.store.plans import planned_for, planned_member
@@ -55,6 +56,9 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
     member = None if key is None else planning.family.member(key)
     if member is None:
         return NoWork(planned.reason)
+    no_place = why_no_place(turn, device, current, planning.policy)
+    if no_place is not None:
+        return NoWork(no_place)
     row = _new_assignment(turn, device, current, member.key, attempt=latest.attempt + 1 if latest else 1)
     row.reason = planned.reason
     _ask_for(row, capabilities_of(device), planning, steps=planned.steps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext, RoundPlanner
+from quadloom_server.planning.turns import next_kind
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,7 @@ def every_class(
 def every_class_in_turn(
     context: RoundContext, planner: RoundPlanner, places: Places, random: np.random.Generator
 ) -> tuple[PlannedDevice, ...]:
-    """Each kind of device has had work as often, in all, as is its share of the fleet; who of a kind is drawn alike.
-
-    For rounds that do not wait for all: who is fast comes back soon, and if a place were filled by whoever is free, or
-    kept for a kind of device, the text of the fast ones would be trained on several times as often as that of the slow.
-    """
+    """Each kind of device has had work as often, in all, as is its share of the fleet; who of a kind is drawn alike."""
     del planner
     waiting: dict[str, list[PlannedDevice]] = {}
     for index in random.permutation(len(context.devices)):
@@ -80,8 +77,7 @@ def every_class_in_turn(
     had = Counter(places.had)
     drawn = []
     for _ in range(min(places.free, len(context.devices))):
-        # D'Hondt's rule: the next place goes to the class that will have had least of its share with it.
-        name = min((each for each in waiting if waiting[each]), key=lambda each: (had[each] + 1) / places.fleet[each])
+        name = next_kind((each for each in waiting if waiting[each]), had=had, fleet=places.fleet)
         drawn.append(waiting[name].pop())
         had[name] += 1
     return tuple(sorted(drawn, key=lambda device: device.name))

@@ -1,0 +1,36 @@
+"""Which of the devices that come may train now, where only so many do at a time (`RoundPolicy.devices_per_round`)."""
+
+from typing import Final
+
+from quadloom_server.planning.turns import next_kind
+from quadloom_server.rounds.policy import RoundPolicy
+from quadloom_server.rounds.turn import Turn
+from quadloom_server.store import places
+from quadloom_server.store.tables import Device, Round
+
+CHECK_INS_MISSED: Final = 3
+"""A device that has not come for so many of the times at which it should have is not waited for."""
+
+
+def why_no_place(turn: Turn, device: Device, current: Round, policy: RoundPolicy) -> str | None:
+    """Why a device that is to have work gets none yet, None if it may begin.
+
+    A place is taken until the round closes: in a round that waits for all no more than `devices_per_round` train. With
+    ``selection`` ``"in-turn"`` it is kept for a kind of device that is behind the share that it has of the fleet, as
+    long as one of that kind comes and asks.
+    """
+    if policy.devices_per_round is None:
+        return None
+    taken = places.places_taken(turn.session, current.number)
+    if taken >= policy.devices_per_round:
+        return f"round {current.number} has {taken} devices at work, as many as train at a time"
+    if policy.selection == "first-come":
+        return None
+    mine = places.kind_of(device)
+    seen_since_s = turn.now_s - CHECK_INS_MISSED * policy.longest_retry_s
+    waiting = places.kinds_waiting(turn.session, current.number, seen_since_s=seen_since_s)
+    fleet = places.fleet_by_kind(turn.session)
+    # Of equals the first: this device is here.
+    chosen = next_kind([mine, *sorted(waiting)], had=places.works_by_kind(turn.session), fleet=fleet)
+    # Devices are not told of each other's profiles.
+    return None if chosen == mine else f"round {current.number} keeps its place for devices of another kind"

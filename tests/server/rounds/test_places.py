@@ -1,0 +1,143 @@
+"""Only so many devices train at a time, and the kinds of devices take turns."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from quadloom_runtime.contract.wire import FailureReport
+from quadloom_runtime.errors import QuadloomError
+from quadloom_server.rounds.policy import RoundPolicy
+from quadloom_server.store.tables import Device
+
+MakeTask = Callable[..., Any]
+ASYNCHRONOUS = {"rounds": 1000, "min_devices": 6, "min_updates": 1, "largest_staleness": 100, "devices_per_round": 2}
+
+
+def finish(task: Any, assignment: Any) -> None:
+    assert task.report(assignment.assignment_id, task.content(assignment, 0.0)).status == "accepted"
+    task.run_background()
+
+
+def test_no_more_than_the_places_train_at_a_time(make_task: MakeTask) -> None:
+    task = make_task(rounds=2, min_devices=3, min_updates=2, devices_per_round=2)
+    first, second, third = task.enrol("first", "second", "third")
+    held = [task.assignment(each) for each in (first, second)]
+    refused = task.rounds.check_in(third)
+    assert refused.assignment is None
+    assert "round 1 has 2 devices at work, as many as train at a time" in refused.reason
+    assert task.assignment(first).assignment_id == held[0].assignment_id, "who is at work keeps the place"
+    task.restart()
+    assert task.rounds.check_in(third).assignment is None
+
+
+def test_a_place_is_given_once_in_a_round(make_task: MakeTask) -> None:
+    task = make_task(rounds=2, min_devices=3, min_updates=2, devices_per_round=2)
+    first, second, third = task.enrol("first", "second", "third")
+    held = [task.assignment(each) for each in (first, second)]
+    finish(task, held[0])
+    assert task.rounds.check_in(third).assignment is None, "an update that counts keeps its place"
+    finish(task, held[1])
+    assert task.assignment(third).round_index == 2
+
+
+def test_who_fails_leaves_the_place_to_another(make_task: MakeTask) -> None:
+    task = make_task(rounds=2, min_devices=2, min_updates=1, devices_per_round=1)
+    first, second = task.enrol("first", "second")
+    held = task.assignment(first)
+    task.rounds.report_failure(held.assignment_id, FailureReport(kind="other", message="it broke"))
+    assert task.assignment(second).round_index == 1
+    assert task.rounds.check_in(first).assignment is None
+
+
+def test_who_vanishes_leaves_the_place_when_the_round_is_extended(make_task: MakeTask) -> None:
+    task = make_task(rounds=2, min_devices=2, min_updates=1, devices_per_round=1, round_deadline_s=10)
+    first, second = task.enrol("first", "second")
+    task.assignment(first)
+    task.now_s += 11
+    assert task.assignment(second).round_index == 1
+
+
+def test_a_late_device_keeps_its_place_in_the_next_round(make_task: MakeTask) -> None:
+    task = make_task(**ASYNCHRONOUS | {"min_devices": 3})
+    slow, fast, other = task.enrol("slow", "fast", "other")
+    task.assignment(slow)
+    finish(task, task.assignment(fast))
+    assert task.assignment(other).round_index == 2
+    assert task.rounds.check_in(fast).assignment is None
+
+
+@pytest.mark.parametrize(("selection", "even"), [("first-come", False), ("in-turn", True)])
+def test_kinds_in_turn_have_work_as_often_as_is_their_share_of_the_fleet(
+    make_task: MakeTask, selection: str, even: bool
+) -> None:
+    task = make_task(**ASYNCHRONOUS, selection=selection)
+    kind = dict.fromkeys(task.enrol("fast-0", "fast-1", profile="fast"), "fast")
+    kind |= dict.fromkeys(task.enrol(*(f"slow-{index}" for index in range(4)), profile="slow"), "slow")
+    assignments: dict[str, Any] = {}
+    had: Counter[str] = Counter()
+    for turn in range(60):
+        for device in kind:  # the fast ones ask first
+            answer = task.rounds.check_in(device)
+            if answer.assignment is not None and device not in assignments:
+                assignments[device] = answer.assignment
+                had[kind[device]] += 1
+        for device in [each for each in assignments if kind[each] == "fast" or turn % 5 == 0]:
+            finish(task, assignments.pop(device))
+    share = had["slow"] / had.total()
+    assert (abs(share - 4 / 6) < 0.05) is even
+    assert had.total() > 30
+
+
+def test_a_place_is_kept_for_another_kind_only_while_one_of_it_comes(make_task: MakeTask) -> None:
+    task = make_task(
+        **ASYNCHRONOUS | {"min_devices": 4}, selection="in-turn", retry_after_s=1, retry_after_rejected_s=5
+    )
+    fast = task.enrol("fast-0", "fast-1", profile="fast")
+    gone = task.enrol("gone-0", "gone-1", profile="gone")
+    finish(task, task.assignment(fast[0]))
+    refused = task.rounds.check_in(fast[0])
+    assert refused.assignment is None
+    assert "keeps its place for devices of another kind" in refused.reason
+    assert "gone" not in refused.reason, "devices are not told of each other's profiles"
+    task.now_s += 16
+    with task.state.sessions.begin() as session:
+        for each in fast:
+            session.get_one(Device, each).seen_at_s = task.now_s
+    assert task.assignment(fast[0]).round_index == 2
+    task.enrol("gone-2", profile="gone")
+    assert task.rounds.check_in(fast[1]).assignment is None, "one of them is back"
+    assert task.assignment(gone[0]).round_index == 2
+
+
+def test_a_device_that_sits_the_round_out_keeps_no_place(make_task: MakeTask) -> None:
+    task = make_task(**ASYNCHRONOUS | {"min_devices": 2}, selection="in-turn")
+    (able,) = task.enrol("able", profile="able")
+    task.enrol("tiny", profile="tiny", memory_limit_bytes=1_000_000)
+    for number in range(1, 4):
+        mine = task.assignment(able)
+        assert mine.round_index == number
+        finish(task, mine)
+
+
+def test_devices_without_a_profile_are_a_kind_of_their_own(make_task: MakeTask) -> None:
+    task = make_task(**ASYNCHRONOUS | {"min_devices": 2}, selection="in-turn")
+    (named,) = task.enrol("named", profile="board")
+    (plain,) = task.enrol("plain")
+    finish(task, task.assignment(named))
+    assert task.rounds.check_in(named).assignment is None
+    assert task.assignment(plain).round_index == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "cause"),
+    [
+        ({"min_updates": 3, "devices_per_round": 2}, "devices_per_round is 2, but no round closes with fewer than 3"),
+        ({"devices_per_round": 0}, "devices_per_round is 0"),
+        ({"selection": "by-luck"}, "the selection 'by-luck' does not exist"),
+    ],
+)
+def test_a_policy_that_could_not_work_is_refused(policy: dict[str, Any], cause: str) -> None:
+    with pytest.raises(QuadloomError, match=cause):
+        RoundPolicy(**policy)
