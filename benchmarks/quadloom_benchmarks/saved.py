@@ -21,7 +21,7 @@ def load_found(path: Path, kind: type[Found]) -> Found:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise QuadloomError(f"--from-json {path}: {reason}", remedy="name a file that --json wrote") from None
+        raise QuadloomError(f"{path}: {reason}", remedy="name a file that --json wrote") from None
 
 
 def save_found(found: Value, path: Path) -> None:

@@ -201,6 +201,25 @@ def test_the_ceiling_can_have_learning_rates_of_its_own(words, tmp_path):
     assert found.rows[0].choice == Choice(learning_rate=3e-2)
 
 
+def test_another_race_can_have_the_learning_rates_of_this_one(words, tmp_path, capfd):
+    methods = ["--methods", "best", "--seeds", "0"]
+    assert main([*words, *methods, "--json", str(tmp_path / "first.json")]) == 0
+    again = [*words, *methods, "--learning-rates", "1e-4", "--ceiling-learning-rates", "1e-2"]
+    again += ["--rates-from", str(tmp_path / "first.json"), "--budget-virtual-s", "30"]
+    capfd.readouterr()
+    assert main([*again, "--json", str(tmp_path / "second.json")]) == 0
+    assert "chosen on validation text from 1e-05, 0.03 in the race small, " in capfd.readouterr().out
+    first, second = (
+        Convergence.model_validate_json((tmp_path / f"{each}.json").read_bytes()).rows[0]
+        for each in ("first", "second")
+    )
+    assert second.choice.learning_rate == first.choice.learning_rate == 3e-2
+    assert second.choice.scores == first.choice.scores
+    assert second.runs[0].curve[-1].at_s == 30
+    assert main([*again, "--methods", "best,flexlora"]) == 1
+    assert "--rates-from has no learning rate of 'flexlora', but of best" in capfd.readouterr().err
+
+
 def test_runs_of_other_code_are_not_taken_for_found(words, tmp_path, monkeypatch):
     one = [*words, "--methods", "best", "--seeds", "0", "--learning-rates", "3e-2"]
     assert main(one) == 0

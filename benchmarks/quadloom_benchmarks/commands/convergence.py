@@ -9,6 +9,7 @@ from quadloom_runtime.errors import QuadloomError
 
 if TYPE_CHECKING:
     from quadloom_benchmarks.convergence.found import Convergence
+    from quadloom_benchmarks.convergence.grid import Choice
     from quadloom_server.simulation.world import RunSettings
 
 
@@ -36,6 +37,12 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
         default="1e-3,3e-3",
         metavar="LIST",
         help="of LoRA; of several, each method's is chosen on validation text (default %(default)s)",
+    )
+    parser.add_argument(
+        "--rates-from",
+        type=Path,
+        metavar="FILE",
+        help="each method's learning rate as it was chosen in another race, which --json saved; nothing is tried",
     )
     parser.add_argument(
         "--ceiling-learning-rates", metavar="LIST", help="the same for central training (default: --learning-rates)"
@@ -128,6 +135,7 @@ def _race(arguments: argparse.Namespace) -> "Convergence":
         ),
         grid=grid,
         ceiling_grid=replace(grid, rates=parse_rates(arguments.ceiling_learning_rates or arguments.learning_rates)),
+        choices={} if arguments.rates_from is None else _choices_of(arguments.rates_from),
         methods=arguments.methods.split(","),
         seeds=parse_seeds(arguments.seeds),
         evaluations=arguments.evaluations,
@@ -135,6 +143,15 @@ def _race(arguments: argparse.Namespace) -> "Convergence":
         work=arguments.work,
     )
     return run_race(race, jobs=arguments.jobs)
+
+
+def _choices_of(path: Path) -> "dict[str, Choice]":
+    """The learning rates of a saved race."""
+    from quadloom_benchmarks.convergence.found import Convergence
+    from quadloom_benchmarks.saved import load_found
+
+    found = load_found(path, Convergence)
+    return {row.method: row.choice.model_copy(update={"made_for": found.name}) for row in found.rows}
 
 
 def _settings(arguments: argparse.Namespace) -> "RunSettings":

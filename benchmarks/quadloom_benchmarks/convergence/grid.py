@@ -36,10 +36,12 @@ class Choice(Value):
 
     Attributes:
         scores: accuracy on validation text per rate tried, empty if there was nothing to choose.
+        made_for: name of the race in whose setting these were tried, None for that of the race itself.
     """
 
     learning_rate: float = Field(gt=0)
     scores: tuple[tuple[float, float], ...] = ()
+    made_for: str | None = None
 
 
 def best(scores: Mapping[float, float]) -> Choice:

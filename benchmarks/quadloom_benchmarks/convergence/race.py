@@ -1,13 +1,13 @@
 """Runs a race: every method with every seed, each run kept in its folder, so that an interrupted race goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from quadloom_benchmarks.convergence.ceiling import find_ceiling
 from quadloom_benchmarks.convergence.found import Convergence, Row, as_run, diverged_run
-from quadloom_benchmarks.convergence.grid import Grid
+from quadloom_benchmarks.convergence.grid import Choice, Grid
 from quadloom_benchmarks.convergence.play import REMEDY, Play, play
 from quadloom_benchmarks.convergence.tuning import tuned
 from quadloom_benchmarks.convergence.words import in_words
@@ -26,6 +26,7 @@ class Race:
         name: of fleet and split.
         plays: what all runs have in common.
         grid: learning rates of the methods, `ceiling_grid` of central training.
+        choices: made already, by method; if any, all of them, and nothing is tried.
         methods: the first is ours.
         evaluations: of each run, the closer the earlier.
         ceiling_epochs: of central training.
@@ -35,6 +36,7 @@ class Race:
     plays: Play
     grid: Grid
     ceiling_grid: Grid
+    choices: Mapping[str, Choice]
     methods: Sequence[str]
     seeds: Sequence[int]
     evaluations: int
@@ -52,7 +54,9 @@ def run_race(race: Race, *, jobs: int) -> Convergence:
     times = closer_early(race.evaluations, budget_s=race.plays.budget_s)
     inputs, settings = race.plays.inputs, race.plays.settings
     ceiling = find_ceiling(inputs, settings, race.ceiling_grid, epochs=race.ceiling_epochs, jobs=jobs, work=race.work)
-    choices = tuned(race.plays, race.methods, race.grid, evaluations=race.evaluations, work=race.work, jobs=jobs)
+    choices = race.choices or tuned(
+        race.plays, race.methods, race.grid, evaluations=race.evaluations, work=race.work, jobs=jobs
+    )
     # Seed by seed, so that whoever watches can compare early.
     runs = [
         (race.plays.with_settings(evaluations=times, seed=seed), method, choices[method].learning_rate, race.work)
@@ -95,6 +99,11 @@ def _check(race: Race) -> None:
         raise QuadloomError(f"--methods {','.join(race.methods)!r}", remedy="name different methods, ours first")
     for method in race.methods:
         find_method(method)
+        if race.choices and method not in race.choices:
+            raise QuadloomError(
+                f"--rates-from has no learning rate of {method!r}, but of {', '.join(race.choices)}",
+                remedy="race with these --methods, or give --learning-rates",
+            )
     if not 0 < race.grid.budget_share <= 1:
         raise QuadloomError(
             f"--tuning-share is {race.grid.budget_share:g}", remedy="give a share of the budget above 0, 1 at most"

@@ -24,7 +24,7 @@ def table(found: Convergence) -> str:
             found.setting,
             _ceiling(found),
             f"times in virtual seconds: median (range) reached/runs, by isotonic fit; x: median time against "
-            f"{found.rows[0].method}; rate: of LoRA{_grid(found.ceiling.choice)}",
+            f"{found.rows[0].method}; rate: of LoRA{_grid(found.rows[0].choice)}",
             f"{'':>{width}}{'rate':>9}{head}{ratios}{'final %':>9}{'(range)':>18}{'waiting':>9}{'MB':>9}{'rounds':>8}",
             *(_line(found, row, width) for row in found.rows),
         ]
@@ -61,7 +61,8 @@ def _ceiling(found: Convergence) -> str:
 
 def _grid(choice: Choice) -> str:
     rates = ", ".join(f"{rate:g}" for rate, _ in choice.scores)
-    return f", chosen on validation text from {rates}" if rates else ""
+    where = f" in the race {choice.made_for}" if choice.made_for else ""
+    return f", chosen on validation text from {rates}{where}" if rates else ""
 
 
 def _line(found: Convergence, row: Row, width: int) -> str:
