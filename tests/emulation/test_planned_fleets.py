@@ -23,12 +23,12 @@ slowdown = 40.0
 """
 
 
-def run_fleet(folder: Path, family: Path, text: Path, *, planner: str) -> str:
+def run_fleet(folder: Path, family: Path, text: Path, *, planner: str, more: str = "", devices: str = DEVICES) -> str:
     """Run `quadloom emulate` in `folder / "work"` and return what it printed."""
     fleet = folder / "fleet.toml"
     fleet.write_text(
-        f'[task]\nfamily = "{family}"\nrounds = {ROUNDS}\nplanner = "{planner}"\nmax_steps = 4\n'
-        f'[data]\ntrain = "{text / "train.jsonl"}"\neval = "{text / "eval.jsonl"}"\n' + DEVICES
+        f'[task]\nfamily = "{family}"\nrounds = {ROUNDS}\nplanner = "{planner}"\nmax_steps = 4\n{more}'
+        f'[data]\ntrain = "{text / "train.jsonl"}"\neval = "{text / "eval.jsonl"}"\n' + devices
     )
     ended = subprocess.run(
         [sys.executable, "-m", "quadloom_runtime", "emulate", "--fleet", str(fleet), "--work", str(folder / "work")],
@@ -85,6 +85,16 @@ def test_by_memory_alone_every_device_trains_its_deepest_in_every_round_and_the_
     assert len(waited) == ROUNDS
     log = (tmp_path / "work" / "logs" / "server.log").read_text()
     assert len(re.findall(r"slow-1 update accepted .* expected \d+\.\d s\)", log)) == ROUNDS
+
+
+def test_with_one_place_two_kinds_of_devices_train_in_turn_though_one_is_ready_sooner(
+    tmp_path: Path, tiny_family: Path, separable_text: Path
+) -> None:
+    more = 'min_updates = 1\nlargest_staleness = 4\ndevices_per_round = 1\nselection = "in-turn"\n'
+    devices = DEVICES.replace('"laptop"', '"raspberry-pi-5"', 1)
+    output = run_fleet(tmp_path, tiny_family, separable_text, planner="deepest", more=more, devices=devices)
+    trained = {name: rounds_trained(tmp_path, f"{name}-1") for name in ("fast", "slow")}
+    assert sorted(trained.values()) == [[1, 3], [2, 4]], output
 
 
 def test_an_unknown_planner_ends_the_fleet_with_the_names_that_there_are(

@@ -85,11 +85,15 @@ def _close_or_extend(turn: Turn, policy: RoundPolicy, current: Round) -> None:
 
 
 def _extend(turn: Turn, policy: RoundPolicy, current: Round, progress: Progress, *, needed: int) -> None:
-    """Too few updates: wait once more, and give work to devices that vanished or failed, or sat out, when they come."""
-    expire_open_assignments(turn.session, round_number=current.number)
+    """Too few updates: wait once more, and give work to devices that vanished or failed, or sat out, when they come.
+
+    Who is late from an earlier round leaves its place to others, too; what it brings counts all the same.
+    """
+    expired = outstanding_since(turn.session, current.number)
+    expire_open_assignments(turn.session, until_round=current.number)
     current.window_opened_at_s = turn.now_s
     current.deadline_at_s = turn.now_s + policy.round_deadline_s
     turn.events.append(
         f"round {current.number} extended by {policy.round_deadline_s:g} s: {progress.accepted} of "
-        f"{needed} updates, {progress.outstanding} assignments expired"
+        f"{needed} updates, {expired} assignments expired"
     )

@@ -30,7 +30,6 @@ class Progress:
     """
 
     assigned: int = 0
-    outstanding: int = 0
     accepted: int = 0
     late: int = 0
     failed: int = 0
@@ -74,7 +73,6 @@ def round_progress(session: Session, number: int) -> Progress:
     accepted, late = session.execute(updates).one()
     return Progress(
         assigned=sum(by_state.values()),
-        outstanding=by_state.get("open", 0),
         accepted=accepted,
         late=late,
         failed=by_state.get("failed", 0),
@@ -128,14 +126,11 @@ def round_of_update(session: Session, *, device_id: str, started_round: int) -> 
 def expire_open_assignments(
     session: Session,
     *,
-    round_number: int | None = None,
     until_round: int | None = None,
     device_id: str | None = None,
 ) -> None:
-    """Stop waiting for open assignments: all of them, or those of a round, of the rounds up to one, of a device."""
+    """Stop waiting for open assignments: all of them, or those of the rounds up to one, or of a device."""
     chosen = update(Assignment).where(Assignment.state == "open")
-    if round_number is not None:
-        chosen = chosen.where(Assignment.round_number == round_number)
     if until_round is not None:
         chosen = chosen.where(Assignment.round_number <= until_round)
     if device_id is not None:

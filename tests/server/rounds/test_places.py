@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,19 @@ def test_a_late_device_keeps_its_place_in_the_next_round(make_task: MakeTask) ->
     finish(task, task.assignment(fast))
     assert task.assignment(other).round_index == 2
     assert task.rounds.check_in(fast).assignment is None
+
+
+def test_late_devices_that_vanish_leave_their_places_when_a_round_is_extended(make_task: MakeTask) -> None:
+    task = make_task(**ASYNCHRONOUS | {"min_devices": 3}, round_deadline_s=10)
+    fast, vanishing, other = task.enrol("fast", "vanishing", "other")
+    late = task.assignment(vanishing)
+    finish(task, task.assignment(fast))
+    task.policy = replace(task.policy, devices_per_round=1)
+    task.restart()
+    assert task.rounds.check_in(other).assignment is None, "the late one has the only place"
+    task.now_s += 11
+    assert task.assignment(other).round_index == 2
+    assert task.report(late.assignment_id, task.content(late, 0.0)).status == "accepted", "it was slow, no more"
 
 
 @pytest.mark.parametrize(("selection", "even"), [("first-come", False), ("in-turn", True)])
