@@ -82,6 +82,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--exit-when-finished", action="store_true", help="end after the last round, once every device was told"
     )
     _add_round_arguments(parser.add_argument_group("rounds"))
+    _add_aggregation_arguments(parser.add_argument_group("what becomes of a round's updates"))
     _add_update_arguments(parser.add_argument_group("what an update may be"))
     _add_limit_arguments(parser.add_argument_group("limits"))
     _add_evaluation_arguments(parser.add_argument_group("evaluation of every round's adapter"))
@@ -171,6 +172,26 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
         "a round closes on --min-updates and does not wait for devices that may be late (default 0)",
     )
     group.add_argument(
+        "--round-deadline-s", type=float, metavar="S", help="when a round stops waiting for devices (default 600)"
+    )
+    group.add_argument(
+        "--planner",
+        metavar="NAME",
+        help="what decides who does what in a round: deepest (default), deadline, fedquad, ...",
+    )
+    group.add_argument("--target-accuracy", type=float, metavar="A", help="end early at this accuracy, e.g. 0.8")
+    group.add_argument("--target-loss", type=float, metavar="L", help="end early at this held-out loss")
+    group.add_argument("--retry-after-s", type=float, metavar="S", help="how often waiting devices ask (default 1)")
+    group.add_argument(
+        "--retry-after-accepted-s", type=float, metavar="S", help="how soon devices ask after their update (default 1)"
+    )
+    group.add_argument(
+        "--retry-after-rejected-s", type=float, metavar="S", help="how soon after a rejected update (default 5)"
+    )
+
+
+def _add_aggregation_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
         "--aggregation",
         metavar="NAME",
         help="how updates become an adapter: fedavg (default), or for devices of several ranks flexlora, "
@@ -200,23 +221,6 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
         metavar="X",
         help="evaluate and give out the mean over the last X of all rounds, e.g. 0.33, while devices train the newest "
         "(default 0: the newest)",
-    )
-    group.add_argument(
-        "--round-deadline-s", type=float, metavar="S", help="when a round stops waiting for devices (default 600)"
-    )
-    group.add_argument(
-        "--planner",
-        metavar="NAME",
-        help="what decides who does what in a round: deepest (default), deadline, fedquad, ...",
-    )
-    group.add_argument("--target-accuracy", type=float, metavar="A", help="end early at this accuracy, e.g. 0.8")
-    group.add_argument("--target-loss", type=float, metavar="L", help="end early at this held-out loss")
-    group.add_argument("--retry-after-s", type=float, metavar="S", help="how often waiting devices ask (default 1)")
-    group.add_argument(
-        "--retry-after-accepted-s", type=float, metavar="S", help="how soon devices ask after their update (default 1)"
-    )
-    group.add_argument(
-        "--retry-after-rejected-s", type=float, metavar="S", help="how soon after a rejected update (default 5)"
     )
 
 
