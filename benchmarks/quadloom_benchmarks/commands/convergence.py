@@ -151,7 +151,9 @@ def _choices_of(path: Path) -> "dict[str, Choice]":
     from quadloom_benchmarks.saved import load_found
 
     found = load_found(path, Convergence)
-    return {row.method: row.choice.model_copy(update={"made_for": found.name}) for row in found.rows}
+    return {
+        row.method: row.choice.model_copy(update={"made_for": row.choice.made_for or found.name}) for row in found.rows
+    }
 
 
 def _settings(arguments: argparse.Namespace) -> "RunSettings":

@@ -17,18 +17,19 @@ def why_no_place(turn: Turn, device: Device, current: Round, policy: RoundPolicy
 
     A place is taken until the round closes: in a round that waits for all no more than `devices_per_round` train. With
     ``selection`` ``"in-turn"`` it is kept for a kind of device that is behind the share that it has of the fleet, as
-    long as one of that kind comes and asks.
+    long as one of that kind comes, but no longer than it takes all that wait to ask: whoever comes with other requests
+    and never asks for work cannot stop the others.
     """
     if policy.devices_per_round is None:
         return None
     taken = places.places_taken(turn.session, current.number)
     if taken >= policy.devices_per_round:
         return f"round {current.number} has {taken} devices at work, as many as train at a time"
-    if policy.selection == "first-come":
+    patience_s = CHECK_INS_MISSED * policy.longest_retry_s
+    if policy.selection == "first-come" or turn.now_s - current.window_opened_at_s > patience_s:
         return None
     mine = places.kind_of(device)
-    seen_since_s = turn.now_s - CHECK_INS_MISSED * policy.longest_retry_s
-    waiting = places.kinds_waiting(turn.session, current.number, seen_since_s=seen_since_s)
+    waiting = places.kinds_waiting(turn.session, current.number, seen_since_s=turn.now_s - patience_s)
     fleet = places.fleet_by_kind(turn.session)
     # Of equals the first: this device is here.
     chosen = next_kind([mine, *sorted(waiting)], had=places.works_by_kind(turn.session), fleet=fleet)

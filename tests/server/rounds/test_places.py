@@ -21,6 +21,13 @@ def finish(task: Any, assignment: Any) -> None:
     task.run_background()
 
 
+def see(task: Any, *devices: str, at_s: float | None = None) -> None:
+    """Have the devices send a request that is not for work, now unless said otherwise."""
+    with task.state.sessions.begin() as session:
+        for each in devices:
+            session.get_one(Device, each).seen_at_s = task.now_s if at_s is None else at_s
+
+
 def test_no_more_than_the_places_train_at_a_time(make_task: MakeTask) -> None:
     task = make_task(rounds=2, min_devices=3, min_updates=2, devices_per_round=2)
     first, second, third = task.enrol("first", "second", "third")
@@ -110,19 +117,37 @@ def test_a_place_is_kept_for_another_kind_only_while_one_of_it_comes(make_task: 
     )
     fast = task.enrol("fast-0", "fast-1", profile="fast")
     gone = task.enrol("gone-0", "gone-1", profile="gone")
-    finish(task, task.assignment(fast[0]))
+    first = task.assignment(fast[0])
+    task.now_s += 100
+    see(task, *fast, *gone)
+    finish(task, first)
     refused = task.rounds.check_in(fast[0])
     assert refused.assignment is None
     assert "keeps its place for devices of another kind" in refused.reason
     assert "gone" not in refused.reason, "devices are not told of each other's profiles"
-    task.now_s += 16
-    with task.state.sessions.begin() as session:
-        for each in fast:
-            session.get_one(Device, each).seen_at_s = task.now_s
+    see(task, *gone, at_s=task.now_s - 16)
     assert task.assignment(fast[0]).round_index == 2
-    task.enrol("gone-2", profile="gone")
+    see(task, gone[1])
     assert task.rounds.check_in(fast[1]).assignment is None, "one of them is back"
     assert task.assignment(gone[0]).round_index == 2
+
+
+def test_who_sends_other_requests_but_never_asks_for_work_holds_the_others_up_for_seconds_only(
+    make_task: MakeTask,
+) -> None:
+    task = make_task(**ASYNCHRONOUS | {"min_devices": 2}, selection="in-turn")
+    (able,) = task.enrol("able", profile="able")
+    (blocking,) = task.enrol("blocking", profile="blocking")
+    for number in range(1, 4):
+        for _ in range(17):  # seconds
+            see(task, able, blocking)
+            answer = task.rounds.check_in(able)
+            if answer.assignment is not None:
+                break
+            task.now_s += 1
+        assert answer.assignment is not None, answer.reason
+        assert answer.assignment.round_index == number
+        finish(task, answer.assignment)
 
 
 def test_a_device_that_sits_the_round_out_keeps_no_place(make_task: MakeTask) -> None:
