@@ -102,3 +102,15 @@ def test_an_unknown_planner_ends_the_fleet_with_the_names_that_there_are(
 ) -> None:
     with pytest.raises(AssertionError, match="no planner is called 'quickest'"):
         run_fleet(tmp_path, tiny_family, separable_text, planner="quickest")
+
+
+def test_who_has_a_slow_link_is_given_a_lower_rank_and_trains_at_it(
+    tmp_path: Path, tiny_family: Path, separable_text: Path
+) -> None:
+    devices = DEVICES.replace("slowdown = 40.0", "link_mbps = 0.05")
+    run_fleet(tmp_path, tiny_family, separable_text, planner="deadline-ranks", devices=devices)
+    events = [json.loads(line) for line in (tmp_path / "work" / "events" / "slow-1.jsonl").read_text().splitlines()]
+    ranks = [each["rank"] for each in events if each["event"] == "assigned"]
+    assert ranks
+    assert min(ranks) < 4
+    assert rounds_trained(tmp_path, "slow-1")

@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--slowdown", type=float, metavar="F", help="take F times as long; default: the profile's")
     parser.add_argument(
-        "--rank", type=int, metavar="N", help="train at this LoRA rank, if the task mixes ranks; default: the family's"
+        "--rank",
+        type=int,
+        metavar="N",
+        help="train at this LoRA rank, or a lower one if the planner chooses it; default: the family's",
     )
     parser.add_argument("--link-mbps", type=float, metavar="F", help="link speed, both ways; default: the profile's")
     parser.add_argument(

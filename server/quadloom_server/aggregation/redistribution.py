@@ -1,4 +1,4 @@
-"""From a product back to A and B of any rank: the nearest matrix of that rank, whose terms fall in size."""
+"""The adapter at another rank: the nearest matrix of that rank, whose terms fall in size, or its first terms."""
 
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.aggregation.adapter_layout import AdapterLayout, LoraPair
@@ -38,6 +38,20 @@ def nearest_at_rank(layout: AdapterLayout, parameters: Parameters, rank: int) ->
     for pair in layout.pairs_in(parameters):
         product = layout.factors(pair, parameters)
         found |= redistributed(layout, pair, product, rank=rank, before=parameters)
+    return found
+
+
+def first_terms(layout: AdapterLayout, parameters: Parameters, rank: int) -> dict[str, FloatArray]:
+    """The first `rank` terms of each pair, and the head; for methods by which a term stays what it is.
+
+    Raises:
+        WrongRankError: the rank is not between 1 and that of the adapter.
+    """
+    check_rank(layout, rank)
+    found = dict(parameters)
+    if rank < layout.rank:
+        for pair in layout.pairs_in(parameters):
+            found |= layout.tensors(pair, layout.factors(pair, parameters).terms(0, rank))
     return found
 
 

@@ -65,6 +65,7 @@ def _context(manifest: "FamilyManifest", fleet: "FleetFile", *, steps: int) -> "
         layers=manifest.model.layers,
         devices=_devices(manifest, fleet),
         steps=steps,
+        rank=manifest.lora.rank,
     )
 
 

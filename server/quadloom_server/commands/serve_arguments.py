@@ -194,8 +194,8 @@ def _add_aggregation_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--aggregation",
         metavar="NAME",
-        help="how updates become an adapter: fedavg (default), or for devices of several ranks flexlora, "
-        "flexlora-change, hetlora, zero-padding, rank-segments",
+        help="how updates become an adapter: fedavg (default), flexlora, flexlora-change, hetlora, zero-padding, "
+        "rank-segments, which differ where devices train at several ranks",
     )
     group.add_argument(
         "--server-optimizer",

@@ -23,6 +23,12 @@ Steps can be a choice, too (`DeadlineSettings.step_shares`): a slow device then 
 T, and nobody waits for it. The worth of T counts how far a layer moves, see `deadline_vote.py`. Where devices make
 different numbers of steps the aggregate must take that into account (`aggregation.weighting.by_steps`), or it follows
 those that make most.
+
+So can the rank be (`DeadlineSettings.rank_shares`), for slow links: a device may fetch and send fewer terms of each
+adapter. Coverage is then counted term by term, the first terms being worth most (`deadline_vote.py`). By a deadline a
+device trains the deepest member that it can at any rank, at the highest that it then can.
+
+Where steps or ranks can be chosen, T is the best one for devices that choose in that order, not for all joint choices.
 """
 
 import math
@@ -38,6 +44,7 @@ from quadloom_server.planning.deadline_vote import Ballot, DeadlineVote
 from quadloom_server.planning.efficient import (
     Candidate,
     assigned,
+    at_ranks,
     efficient,
     faster,
     fastest,
@@ -68,12 +75,16 @@ class DeadlineSettings:
         coverage_power: 1 if a layer gains as much from its tenth device as from its first, towards 0 if nothing more.
         voters: whose completion times decide a device's deadline, see above.
         step_shares: of the round's steps that a device may be given.
+        rank_shares: of its LoRA rank that a device may be given.
+        rank_power: 1 if every term of an adapter is worth as much, towards 0 if only the first is.
     """
 
     included_every_rounds: int = 4
     coverage_power: float = 0.5
     voters: Literal["fleet", "others"] = "fleet"
     step_shares: tuple[float, ...] = (1.0,)
+    rank_shares: tuple[float, ...] = (1.0,)
+    rank_power: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
@@ -85,6 +96,12 @@ class DeadlineSettings:
             raise QuadloomError(f"coverage_power is {self.coverage_power:g}", remedy="give more than 0 and at most 1")
         if not self.step_shares or min(self.step_shares) <= 0:
             raise QuadloomError(f"step_shares is {self.step_shares}", remedy="give shares above 0, such as 1 or 0.5")
+        if not self.rank_shares or not 0 < min(self.rank_shares) <= max(self.rank_shares) <= 1:
+            raise QuadloomError(
+                f"rank_shares is {self.rank_shares}", remedy="give shares above 0 and at most 1, such as 1 or 0.5"
+            )
+        if not 0 < self.rank_power <= 1:
+            raise QuadloomError(f"rank_power is {self.rank_power:g}", remedy="give more than 0 and at most 1")
 
 
 def efficient_members(context: RoundContext, device: PlannedDevice) -> Sequence[Candidate]:
@@ -101,7 +118,7 @@ def deadline_planner(settings: DeadlineSettings, options_of: Options = efficient
 
     def plan(context: RoundContext) -> RoundPlan:
         options = {
-            device.name: _with_steps(context, device, options_of(context, device), settings.step_shares)
+            device.name: _with_shares(context, device, options_of(context, device), settings)
             for device in context.devices
         }
         able = [device for device in context.devices if options[device.name]]
@@ -121,13 +138,18 @@ def is_due(device: PlannedDevice, settings: DeadlineSettings) -> bool:
     return device.rounds_since_included + 1 >= settings.included_every_rounds
 
 
-def _with_steps(
-    context: RoundContext, device: PlannedDevice, members: Sequence[Candidate], shares: Sequence[float]
+def _with_shares(
+    context: RoundContext, device: PlannedDevice, members: Sequence[Candidate], settings: DeadlineSettings
 ) -> list[Candidate]:
-    """The members, each with every number of steps: the deepest first, of these the most steps, then the fastest."""
-    steps = context.steps_of(device)
-    options = [each for member in members for each in with_step_shares(member, shares, steps=steps)]
-    return sorted(options, key=lambda each: (-each.depth, -each.step_share, *faster(each)))
+    """The members, each with every number of steps and every rank, best first: depth, then steps, rank and time."""
+    steps, rank = context.steps_of(device), context.rank_of(device)
+    options = [
+        each
+        for member in members
+        for at_rank in at_ranks(context, device, member, settings.rank_shares)
+        for each in with_step_shares(at_rank, settings.step_shares, steps=steps)
+    ]
+    return sorted(options, key=lambda each: (-each.depth, -each.step_share, -(each.rank or rank), *faster(each)))
 
 
 def _work(
@@ -158,12 +180,12 @@ def _deadlines(
     if not able:
         return {}
     times = _possible_deadlines(each.recurring_s for device in able for each in options[device.name])
-    ballots = [_ballot(times, device, options[device.name]) for device in able]
+    ballots = [_ballot(times, device, options[device.name], context) for device in able]
     first = np.array([fastest(options[device.name]).recurring_s for device in able])
     earliest = np.where([is_due(device, settings) for device in able], first, 0.0)
     known = importance_of_layers(context.importance, range(context.layers))
     importance = np.array([known[layer] for layer in range(context.layers)])
-    vote = DeadlineVote(times, ballots, importance, settings.coverage_power)
+    vote = DeadlineVote(times, ballots, importance, settings.coverage_power, settings.rank_power)
     if settings.voters == "fleet":
         best = vote.best(np.ones_like(times, dtype=bool), earliest_s=float(earliest.max()))
         return {device.name: best for device in able}
@@ -181,11 +203,14 @@ def _possible_deadlines(times_s: Iterable[float]) -> NDArray[np.float64]:
     return np.array(ordered[:: math.ceil(len(ordered) / MOST_DEADLINES)][::-1])
 
 
-def _ballot(times: NDArray[np.float64], device: PlannedDevice, options: Sequence[Candidate]) -> Ballot:
+def _ballot(
+    times: NDArray[np.float64], device: PlannedDevice, options: Sequence[Candidate], context: RoundContext
+) -> Ballot:
     """What a device does by each deadline; `options` has first what it prefers."""
     depths = np.zeros(len(times), dtype=np.int32)
-    step_shares = np.ones(len(times))
+    step_shares, rank_shares = np.ones(len(times)), np.ones(len(times))
     for each in reversed(options):
         in_time = times >= each.recurring_s
         depths[in_time], step_shares[in_time] = each.depth, each.step_share
-    return Ballot(float(device.capabilities.examples), depths, step_shares)
+        rank_shares[in_time] = (each.rank or context.rank_of(device)) / context.rank
+    return Ballot(float(device.capabilities.examples), depths, step_shares, rank_shares)

@@ -6,6 +6,9 @@ coverage_l is the share of the fleet's examples on devices that train layer l. s
 mean of their steps as a share of the round's, 1 if all make those. A second device on a layer helps less than the
 first, a second step in the same time as much. The mean is by the examples trained on, not by those held: with the
 latter a device that has time for few steps would make every layer that it trains worth less.
+
+Where devices train at different ranks, coverage is counted for each run of terms between two of these ranks, as a share
+of the family's rank: up to share u they are worth u ** rank_power of the layer's importance together.
 """
 
 import math
@@ -29,11 +32,13 @@ class Ballot:
         examples: of the device, its weight.
         depths: layers that it trains, 0 where it is not done in time.
         step_shares: its steps as a share of the round's.
+        rank_shares: the rank at which it trains as a share of the family's.
     """
 
     examples: float
     depths: NDArray[np.int32]
     step_shares: NDArray[np.float64]
+    rank_shares: NDArray[np.float64]
 
 
 class DeadlineVote:
@@ -44,7 +49,7 @@ class DeadlineVote:
         ballots: one for each device. Examples are whole numbers, so that taking a device off the sums again is exact
             where all make the round's steps.
         importance: of every layer, from the input to the output.
-        coverage_power: see the module.
+        coverage_power, rank_power: see the module.
     """
 
     def __init__(
@@ -53,13 +58,16 @@ class DeadlineVote:
         ballots: list[Ballot],
         importance: NDArray[np.float64],
         coverage_power: float,
+        rank_power: float,
     ) -> None:
         self._times = times
         self._ballots = ballots
-        self._importance = importance
+        self._layers = len(importance)
+        self._rank_shares = np.unique(np.concatenate([each.rank_shares for each in ballots]))
+        self._importance = np.outer(importance, np.diff(self._rank_shares**rank_power, prepend=0.0)).ravel()
         self._coverage_power = coverage_power
         self._examples = sum(each.examples for each in ballots)
-        self._sums = np.zeros((3, len(times), len(importance)))
+        self._sums = np.zeros((3, len(times), len(self._importance)))
         for ballot in ballots:
             self._sums += self._sums_of(ballot)
 
@@ -86,9 +94,13 @@ class DeadlineVote:
         return per_second
 
     def _sums_of(self, ballot: Ballot) -> NDArray[np.float64]:
-        """Of one device, deadline by layer, where it trains the layer: examples, times its steps, times them again."""
-        layers = len(self._importance)
-        trained = np.arange(layers) >= layers - ballot.depths[:, None]
+        """Of one device, by deadline and layer, where it trains the layer: examples, times its steps, times them again.
+
+        With several ranks a layer has a place for each run of terms.
+        """
+        layers = np.arange(self._layers) >= self._layers - ballot.depths[:, None]
+        terms = self._rank_shares <= ballot.rank_shares[:, None]
+        trained = (layers[:, :, None] & terms[:, None, :]).reshape(len(self._times), -1)
         powers = np.stack([ballot.step_shares**power for power in range(3)])
         found: NDArray[np.float64] = np.where(trained, ballot.examples * powers[:, :, None], 0.0)
         return found

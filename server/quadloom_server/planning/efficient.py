@@ -28,6 +28,7 @@ class Candidate:
         preference: place of its format among those that the device runs, 0 for the first.
         step_share: its training steps, as a share of those that the round has for the device.
         steps: their number; None for those of the round.
+        rank: LoRA rank at which it trains, if that was chosen; None for the device's.
     """
 
     member: MemberSpec
@@ -36,6 +37,7 @@ class Candidate:
     preference: int = 0
     step_share: float = 1.0
     steps: int | None = None
+    rank: int | None = None
 
     @property
     def expected_s(self) -> float:
@@ -98,6 +100,25 @@ def with_step_shares(candidate: Candidate, shares: Iterable[float], *, steps: in
     return tuple(found)
 
 
+def at_ranks(
+    context: RoundContext, device: PlannedDevice, candidate: Candidate, shares: Iterable[float]
+) -> tuple[Candidate, ...]:
+    """A candidate at the device's rank, once with each of these shares of it, to whole ranks, 1 at least.
+
+    A lower rank takes less time on the link, as much to compute. What memory it spares is not counted.
+    """
+    full = context.rank_of(device)
+    found = []
+    for rank in dict.fromkeys(max(1, round(share * full)) for share in shares):
+        cost = replace(device.cost, rank_share=rank / context.rank)
+        at_rank = completion_time(
+            cost, candidate.key, context.references, steps=context.steps_of(device), fetched=device.fetched
+        )
+        time = replace(candidate.time, adapter_s=at_rank.adapter_s, upload_s=at_rank.upload_s)
+        found.append(candidate if rank == full else replace(candidate, time=time, rank=rank))
+    return tuple(found)
+
+
 def efficient(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Those that no other one beats: none is as deep, as fast and as precise, and better in one of the three.
 
@@ -147,9 +168,11 @@ def assigned(candidate: Candidate, device: PlannedDevice, why: str) -> PlannedWo
     reason = f"{why}: needs {need} of {limit}, takes {candidate.expected_s:.1f} s"
     if candidate.steps is not None:
         reason += f" with {candidate.steps} steps"
+    if candidate.rank is not None:
+        reason += f" at rank {candidate.rank}"
     if candidate.time.files_s >= SHOWN_FILES_S:
         reason += f", {candidate.time.files_s:.1f} s of it once, for files"
-    return PlannedWork(candidate.key, reason, candidate.expected_s, candidate.steps)
+    return PlannedWork(candidate.key, reason, candidate.expected_s, candidate.steps, candidate.rank)
 
 
 def sits_out_unfit(context: RoundContext, device: PlannedDevice) -> PlannedWork:

@@ -48,6 +48,7 @@ class RoundContext:
         layers: transformer layers of the model; a member of depth d trains the layers from ``layers - d`` on.
         devices: that may take part.
         steps: training steps of the round, of devices that do not have a number of their own.
+        rank: LoRA rank of the family, at which devices train that do not name a lower one.
         importance: layer, counted from the input, to its moving average of gradient norms.
         round_index: 1 for the first round.
         seed: of planners that draw; one plan follows from one context.
@@ -58,6 +59,7 @@ class RoundContext:
     layers: int
     devices: Sequence[PlannedDevice]
     steps: int
+    rank: int
     importance: Mapping[int, float] = field(default_factory=dict)
     round_index: int = 1
     seed: int = 0
@@ -65,6 +67,10 @@ class RoundContext:
     def steps_of(self, device: PlannedDevice) -> int:
         """Training steps that the round has for the device, unless the planner chooses another number."""
         return self.steps if device.steps is None else device.steps
+
+    def rank_of(self, device: PlannedDevice) -> int:
+        """LoRA rank of the device, unless the planner chooses a lower one."""
+        return device.capabilities.rank or self.rank
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,14 @@ class PlannedWork:
         reason: why, in words.
         expected_s: its completion time in seconds, None if it sits out.
         steps: training steps, if the planner chose their number; None for those of the round.
+        rank: LoRA rank, if the planner chose it; None for the device's.
     """
 
     member: MemberKey | None
     reason: str
     expected_s: float | None = None
     steps: int | None = None
+    rank: int | None = None
 
 
 RoundPlan = Mapping[str, PlannedWork]

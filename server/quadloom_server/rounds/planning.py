@@ -71,6 +71,7 @@ class RoundPlanning:
                     reason=work.reason,
                     expected_s=work.expected_s,
                     steps=self._optimizer_steps(work),
+                    rank=work.rank,
                 )
             )
         turn.session.flush()
@@ -117,6 +118,7 @@ class RoundPlanning:
             layers=manifest.model.layers,
             devices=self._known(session, devices, number=number),
             steps=1,  # each device has its own number
+            rank=manifest.lora.rank,
             importance={} if after is None else self._importance(session, after),
             round_index=number,
             seed=self.settings.seed,

@@ -61,23 +61,23 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
         return NoWork(no_place)
     row = _new_assignment(turn, device, current, member.key, attempt=latest.attempt + 1 if latest else 1)
     row.reason = planned.reason
-    _ask_for(row, capabilities_of(device), planning, steps=planned.steps)
+    _ask_for(row, capabilities_of(device), planning, planned)
     turn.session.add(row)
     turn.session.flush()
     turn.events.append(f"round {current.number}: {device.name} assigned {member.key.label} ({planned.reason})")
     return Work(row, member)
 
 
-def _ask_for(row: Assignment, capabilities: Capabilities, planning: RoundPlanning, *, steps: int | None) -> None:
+def _ask_for(row: Assignment, capabilities: Capabilities, planning: RoundPlanning, planned: PlannedAssignment) -> None:
     """Write down what the device is asked to do, as it is now, and what it counts as having."""
     manifest = planning.family.manifest
-    settings = settings_for(planning.settings, round_number=row.round_number, planned_steps=steps)
+    settings = settings_for(planning.settings, round_number=row.round_number, planned_steps=planned.steps)
     row.memory_limit_bytes = capabilities.memory_limit_bytes
     row.held_examples = counted_examples(planning.policy, capabilities)
-    row.rank = capabilities.rank or manifest.lora.rank
+    row.rank = planned.rank or capabilities.rank or manifest.lora.rank
     row.settings = settings.model_dump(mode="json")
     row.steps = planned_steps(row.held_examples, batch_size=manifest.batch.batch_size, settings=settings)
-    row.steps_planned = steps is not None
+    row.steps_planned = planned.steps is not None
 
 
 def _may_try_again(failed: Assignment, current: Round) -> bool:

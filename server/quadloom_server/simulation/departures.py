@@ -49,7 +49,8 @@ def departures(world: World, state: State) -> tuple[tuple[PlannedDevice, ...], l
         if member is not None:
             layers = None if world.method.layers is None else world.method.layers(context, each)
             steps = plan[each.name].steps or context.steps_of(each)
-            found.append(_departure(world, state.facts, devices[each.name], member, layers, steps=steps))
+            rank = plan[each.name].rank or context.rank_of(each)
+            found.append(_departure(world, state.facts, devices[each.name], member, layers, steps=steps, rank=rank))
     return asked, found
 
 
@@ -96,13 +97,14 @@ def _departure(
     layers: frozenset[int] | None,
     *,
     steps: int,
+    rank: int,
 ) -> Departure:
     seed, place = world.settings.seed, facts.next_round
     order = int(generator(seed, "order", round_index=place, device=device.name).integers(2**31))
     work = LocalWork(
         member=member,
         rows=world.rows[device.name],
-        rank=world.rank_of(device),
+        rank=rank,
         layers=layers,
         settings=_training(world, steps=steps, seed=order),
         adjust_logits=world.settings.adjust_logits,

@@ -26,6 +26,7 @@ def round_context(world: World, facts: Facts, *, busy: Collection[str]) -> Round
         layers=world.manifest.model.layers,
         devices=tuple(_planned(world, device, facts.histories[device.name]) for device in there),
         steps=world.settings.steps,
+        rank=world.manifest.lora.rank,
         importance=facts.importance,
         round_index=facts.next_round,
         seed=world.settings.seed,

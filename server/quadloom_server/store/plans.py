@@ -16,6 +16,7 @@ def planned_assignment(
     reason: str,
     expected_s: float | None,
     steps: int | None = None,
+    rank: int | None = None,
 ) -> PlannedAssignment:
     """The row that says what a device is to do in a round; nothing is stored yet."""
     return PlannedAssignment(
@@ -28,6 +29,7 @@ def planned_assignment(
         reason=reason,
         expected_s=expected_s,
         steps=steps,
+        rank=rank,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 
 class Base(DeclarativeBase):
@@ -131,7 +131,7 @@ class PlannedAssignment(Base):
     """What a device is to do in a round, decided when the round opened, or when the device came.
 
     Without a member it sits out. `expected_s` is from the assignment to the end of the upload, None if it sits out.
-    `steps` are optimizer steps, None for as many as the task's settings give.
+    `steps` are optimizer steps, None for as many as the task's settings give; `rank` is None for that of the device.
     """
 
     __tablename__ = "planned_assignments"
@@ -144,6 +144,7 @@ class PlannedAssignment(Base):
     reason: Mapped[str]
     expected_s: Mapped[float | None]
     steps: Mapped[int | None]
+    rank: Mapped[int | None]
 
 
 class Assignment(Base):

@@ -13,6 +13,7 @@ from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
 
 MEGABYTE = 1_000_000
 MEGABYTES_PER_LAYER = 10
+RANK = 8
 GIGA = 10**9
 
 
@@ -115,7 +116,13 @@ def context(
     """A round of ten steps."""
     deepest = max(each.key.depth for each in members)
     return RoundContext(
-        members, references(members), layers or max(1, deepest), devices, steps=10, importance=importance or {}
+        members,
+        references(members),
+        layers or max(1, deepest),
+        devices,
+        steps=10,
+        rank=RANK,
+        importance=importance or {},
     )
 
 

@@ -60,6 +60,7 @@ def test_a_planned_round_is_the_planners_plan(make_task: MakeTask, name: str) ->
             layers=2,
             devices=[PlannedDevice(each, capabilities, DeviceCost(slowdown=speed)) for each, speed in SPEEDS.items()],
             steps=STEPS,
+            rank=manifest.lora.rank,
             seed=7,
         )
     )

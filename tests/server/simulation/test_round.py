@@ -73,6 +73,26 @@ def test_a_device_makes_the_steps_that_are_planned_for_it_in_training_and_on_the
         assert each.cost.slowdown == pytest.approx(4 if each.name.startswith("slow") else 1)
 
 
+def test_a_device_trains_and_sends_at_the_rank_that_is_planned_for_it(opened):
+    world, state = opened(two_groups(per_round=2, counts=(1, 1)))
+
+    def plan(context):
+        works = METHODS["full-depth"].planner(context)
+        return {name: replace(work, rank=1 if name == "slow-1" else None) for name, work in works.items()}
+
+    world = replace(world, method=Method(plan))
+    slow, fast = departures(world, state)[1]
+    assert (slow.work.rank, fast.work.rank) == (1, 4)
+    assert slow.trip.uploaded_bytes < fast.trip.uploaded_bytes
+    update = trained(world, state, slow)
+    assert all(update.trained[name].shape[0] == 1 for name in update.trained if "lora_A" in name)
+    later = play_round(world, state)
+    for name, value in later.parameters.items():
+        if "lora_A" in name and name in update.trained:
+            moved = np.flatnonzero((value != state.parameters[name]).any(axis=1))
+            assert moved.tolist() == [0, 1, 2, 3]
+
+
 def test_an_update_that_counts_more_or_reaches_further_moves_the_model_so(opened):
     world, state = opened(two_groups(per_round=2, counts=(1, 1)))
     updates = [trained(world, state, each) for each in departures(world, state)[1]]

@@ -16,7 +16,7 @@ from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.aggregation.adapter_layout import AdapterLayout
 from quadloom_server.aggregation.factors import Factors, padded
 from quadloom_server.aggregation.method import Parameters, TrainedUpdate
-from quadloom_server.aggregation.redistribution import check_rank
+from quadloom_server.aggregation.redistribution import check_rank, first_terms
 from quadloom_server.aggregation.running_mean import RunningMean, apply, fold, mean
 
 
@@ -76,8 +76,4 @@ class ZeroPadding:
         Raises:
             WrongRankError: the rank is not between 1 and the adapter's.
         """
-        check_rank(self.layout, rank)
-        found = dict(parameters)
-        for pair in self.layout.pairs:
-            found |= self.layout.tensors(pair, self.layout.factors(pair, parameters).terms(0, rank))
-        return found
+        return first_terms(self.layout, parameters, rank)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.server.aggregation.lora_updates import (
     HEAD,
     RANK,
+    RANKS,
     aggregate,
     assert_same_model,
     dense_products,
@@ -30,18 +31,14 @@ every_method = pytest.mark.parametrize("name", METHODS)
 few_examples = settings(deadline=None, max_examples=15)
 
 
-def fleet_ranks(name: str) -> tuple[int, ...]:
-    return (RANK,) if name == "fedavg" else make_layout().ranks
-
-
-def fleet(method: Aggregation[Any], name: str, seed: int, devices: int) -> list[TrainedUpdate]:
+def fleet(method: Aggregation[Any], seed: int, devices: int) -> list[TrainedUpdate]:
     """Devices of all ranks and depths, and of different weights."""
     random = np.random.default_rng(seed)
     return [
         train(
             method,
             random_adapter(),
-            rank=int(random.choice(fleet_ranks(name))),
+            rank=int(random.choice(RANKS)),
             seed=int(random.integers(10**9)),
             weight=float(random.integers(1, 1000)),
             first_layer=int(random.integers(3)),
@@ -55,7 +52,7 @@ def fleet(method: Aggregation[Any], name: str, seed: int, devices: int) -> list[
 @given(seed=st.integers(0, 10**6), devices=st.integers(1, 8), random=st.randoms())
 def test_the_order_of_arrival_does_not_show(name: str, seed: int, devices: int, random: Any) -> None:
     method = make_aggregation(name, make_layout())
-    updates = fleet(method, name, seed, devices)
+    updates = fleet(method, seed, devices)
     shuffled = list(updates)
     random.shuffle(shuffled)
     first, second = (aggregate(method, random_adapter(), each) for each in (updates, shuffled))
@@ -69,7 +66,7 @@ def test_a_device_split_into_two_with_half_the_examples_each_counts_the_same(
     name: str, seed: int, devices: int
 ) -> None:
     method = make_aggregation(name, make_layout())
-    updates = fleet(method, name, seed, devices)
+    updates = fleet(method, seed, devices)
     first = updates[0]
     half = TrainedUpdate(start=first.start, trained=first.trained, weight=first.weight / 2)
     whole, split = (aggregate(method, random_adapter(), each) for each in (updates, [half, *updates[1:], half]))
@@ -88,14 +85,14 @@ def with_zero_terms(layout: AdapterLayout, update: TrainedUpdate) -> TrainedUpda
     return TrainedUpdate(start=full(update.start), trained=full(update.trained), weight=update.weight)
 
 
-# Plain averaging takes one rank; to a segment, zeros are what a device trained there.
+# Where terms are averaged over those that hold them, zeros are what a device trained there.
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"fedavg", "rank-segments"}))
 @few_examples
 @given(seed=st.integers(0, 10**6), devices=st.integers(1, 5))
 def test_terms_of_zero_change_nothing(name: str, seed: int, devices: int) -> None:
     layout = make_layout()
     method = make_aggregation(name, layout)
-    updates = fleet(method, name, seed, devices)
+    updates = fleet(method, seed, devices)
     wider = [with_zero_terms(layout, each) for each in updates]
     found, expected = (aggregate(method, random_adapter(), each) for each in (wider, updates))
     assert_same_model(found, expected, tolerance=1e-5)
@@ -150,7 +147,7 @@ def test_equal_updates_of_full_rank_become_the_model_themselves(name: str) -> No
 @every_method
 def test_folding_leaves_the_state_before_as_it_was(name: str) -> None:
     method, parameters = make_aggregation(name, make_layout()), random_adapter()
-    updates = fleet(method, name, 5, 3)
+    updates = fleet(method, 5, 3)
     state = method.fold(method.begin(), updates[0])
     before = method.finish(parameters, state)
     method.fold(method.fold(state, updates[1]), updates[2])
@@ -161,8 +158,8 @@ def test_folding_leaves_the_state_before_as_it_was(name: str) -> None:
 @every_method
 def test_the_adapter_keeps_its_shapes_at_every_rank_and_float32(name: str) -> None:
     method = make_aggregation(name, make_layout())
-    found = aggregate(method, random_adapter(), fleet(method, name, 6, 4))
-    for rank in fleet_ranks(name):
+    found = aggregate(method, random_adapter(), fleet(method, 6, 4))
+    for rank in RANKS:
         given_out = method.at_rank(found, rank)
         for row in parameter_table(rank):
             assert given_out[row.name].shape == row.shape
@@ -172,7 +169,7 @@ def test_the_adapter_keeps_its_shapes_at_every_rank_and_float32(name: str) -> No
 @every_method
 def test_a_fresh_adapter_can_be_trained_at_every_rank(name: str) -> None:
     method = make_aggregation(name, make_layout())
-    for rank in fleet_ranks(name):
+    for rank in RANKS:
         given_out = method.at_rank(fresh_adapter(), rank)
         assert all(np.abs(given_out[pair.a]).max(axis=1).min() > 0 for pair in make_layout().pairs)
 
@@ -207,9 +204,9 @@ def array_bytes(value: Any) -> int:
 def test_the_state_stops_growing_over_500_updates_of_all_but_stacking(name: str) -> None:
     method, parameters = make_aggregation(name, make_layout()), random_adapter()
     random, state, sizes = np.random.default_rng(7), method.begin(), []
-    starts = {rank: method.at_rank(parameters, rank) for rank in fleet_ranks(name)}
+    starts = {rank: method.at_rank(parameters, rank) for rank in RANKS}
     for number in range(500):
-        start = starts[fleet_ranks(name)[number % len(starts)]]
+        start = starts[RANKS[number % len(RANKS)]]
         trained = {
             key: (value + random.standard_normal(value.shape)).astype(np.float32) for key, value in start.items()
         }

@@ -1,0 +1,133 @@
+"""Rank as a choice: who has a slow link sends fewer terms of the adapters, and so trains deeper by the same time."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.server.planning.fleets import RANK, Scene, context, device, physical_family, physical_scenes
+
+from quadloom_runtime.errors import QuadloomError
+from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner, is_due
+from quadloom_server.planning.efficient import feasible
+from quadloom_server.planning.registry import PLANNERS, RANK_SHARES
+from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
+
+SETTINGS = DeadlineSettings(rank_shares=RANK_SHARES)
+UPDATE_BYTES_PER_LAYER = 10_000
+"""What the fleets' reference costs say that a layer sends at the family's rank."""
+
+
+def linked(each: PlannedDevice, bytes_per_s: float, rank: int | None = None) -> PlannedDevice:
+    """With this uplink, and a rank of its own."""
+    cost = replace(each.cost, upload_bytes_per_s=bytes_per_s, rank_share=(rank or RANK) / RANK)
+    return replace(each, cost=cost, capabilities=each.capabilities.model_copy(update={"rank": rank}))
+
+
+def options(given_context: RoundContext, each: PlannedDevice) -> list[tuple[int, int, float]]:
+    """Depth, rank and seconds of all that it may train; written apart from the code under test."""
+    own = each.capabilities.rank or RANK
+    ranks = {max(1, round(share * own)) for share in RANK_SHARES}
+    found = []
+    for one in feasible(given_context, each):
+        sent = UPDATE_BYTES_PER_LAYER * (1 + one.depth)
+        seconds = {rank: one.time.train_s + sent * rank / RANK / each.cost.upload_bytes_per_s for rank in ranks}
+        found += [(one.depth, rank, second) for rank, second in seconds.items()]
+    return found
+
+
+def chosen_by(given_context: RoundContext, each: PlannedDevice, end_s: float) -> tuple[int, int] | None:
+    """Depth and rank: deepest first, then the highest rank."""
+    in_time = [option[:2] for option in options(given_context, each) if option[2] <= end_s * (1 + 1e-12)]
+    return max(in_time, default=None)
+
+
+def worth(given_context: RoundContext, chosen: Mapping[str, tuple[int, int] | None], end_s: float) -> float:
+    """The objective, term by term: the first n of the family's terms of a layer are worth (n / RANK) ** 0.5 of it."""
+    examples = {each.name: each.capabilities.examples for each in given_context.devices if each.name in chosen}
+    total = 0.0
+    for layer in range(given_context.layers):
+        for term in range(RANK):
+            on = [
+                name
+                for name, work in chosen.items()
+                if work is not None and layer >= given_context.layers - work[0] and term < work[1]
+            ]
+            share = ((term + 1) / RANK) ** 0.5 - (term / RANK) ** 0.5
+            coverage = sum(examples[name] for name in on) / sum(examples.values())
+            total += given_context.importance[layer] * share * coverage**0.5
+    return total / end_s
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    scene=physical_scenes(most=3, percents=(3,)),
+    links=st.lists(st.floats(1e3, 1e6), min_size=3, max_size=3),
+    ranks=st.lists(st.sampled_from([None, 4, 1]), min_size=3, max_size=3),
+)
+def test_no_other_end_of_the_round_is_worth_more(scene: Scene, links: list[float], ranks: list[int | None]) -> None:
+    devices = [linked(*each) for each in zip(scene.devices, links, ranks, strict=False)]
+    given_context = scene.context(devices)
+    able = [each for each in devices if options(given_context, each)]
+    if not able:
+        return
+    due_s = max(
+        (min(option[2] for option in options(given_context, each)) for each in able if is_due(each, SETTINGS)),
+        default=0.0,
+    )
+    ends = {option[2] for each in able for option in options(given_context, each)}
+    best = max(
+        worth(given_context, {each.name: chosen_by(given_context, each, end_s) for each in able}, end_s)
+        for end_s in ends
+        if end_s >= due_s
+    )
+    plan = deadline_planner(SETTINGS)(given_context)
+    found = {
+        each.name: None
+        if (work := plan[each.name]).member is None
+        else (work.member.depth, work.rank or each.capabilities.rank or RANK)
+        for each in able
+    }
+    end_s = max(due_s, *(work.expected_s or 0.0 for work in plan.values()))
+    assert worth(given_context, found, end_s) == pytest.approx(best, rel=1e-9)
+
+
+def test_a_device_with_a_slow_link_trains_as_deep_as_the_others_at_a_lower_rank() -> None:
+    fleet = [
+        linked(device("slow-link", 100), 20_000),
+        linked(device("fast", 100), 1e6),
+        linked(device("fast-too", 100), 1e6),
+    ]
+    given_context = context(physical_family(4), fleet)
+    whole, chosen = (PLANNERS[name](given_context) for name in ("deadline", "deadline-ranks"))
+    assert chosen["slow-link"].rank == 2
+    assert "at rank 2" in chosen["slow-link"].reason
+    assert (chosen["fast"].rank, chosen["fast-too"].rank) == (None, None)
+    ends = [max(work.expected_s or 0.0 for work in plan.values()) for plan in (whole, chosen)]
+    depths = [plan["slow-link"].member.depth if plan["slow-link"].member else -1 for plan in (whole, chosen)]
+    assert depths[1] >= depths[0]
+    assert ends[1] < ends[0] or depths[1] > depths[0]
+
+
+def test_where_the_link_costs_nothing_the_rank_is_the_devices_own() -> None:
+    fleet = [device("a", 100, slowdown=3), linked(device("b", 40), 1e12, 4), device("c", 70, slowdown=9)]
+    given_context = context(physical_family(4), fleet)
+    assert PLANNERS["deadline-ranks"](given_context).keys() == {"a", "b", "c"}
+    assert all(work.rank is None for work in PLANNERS["deadline-ranks"](given_context).values())
+
+
+def test_no_device_trains_above_its_own_rank() -> None:
+    fleet = [
+        linked(device("low", 100), 5_000, 4),
+        linked(device("lowest", 100), 5_000, 1),
+        linked(device("a", 100), 1e6),
+    ]
+    plan = PLANNERS["deadline-ranks"](context(physical_family(4), fleet))
+    assert (plan["low"].rank, plan["lowest"].rank) == (1, None)
+
+
+@pytest.mark.parametrize(("name", "value"), [("rank_shares", ()), ("rank_shares", (0.5, 2.0)), ("rank_power", 0.0)])
+def test_settings_that_mean_nothing_are_refused(name: str, value: object) -> None:
+    with pytest.raises(QuadloomError, match=name):
+        DeadlineSettings(**{name: value})  # type: ignore[arg-type]
