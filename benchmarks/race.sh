@@ -58,6 +58,11 @@ run() { # NAME
         family family-nouns --num-labels 26 --depths 1-6
         race nouns family-nouns nouns --setting middle-group --methods "$MOST" --budget-virtual-s 32 --evaluations 8
         ;;
+    slow-links) # 0.5 to 8 Mbit/s: rank as a choice of the planner
+        family family-movies --num-labels 2 --depths 1-6
+        race slow-links family-movies movies --setting links-group --budget-virtual-s 40 --evaluations 8 \
+            --methods best-ranks,best,best-smallest-rank,fedquad,full-depth,hetlora
+        ;;
     ranks) # devices that differ in their rank alone
         family family-rank-16 --num-labels 2 --depths 6 --rank 16
         race ranks family-rank-16 movies --setting ranks-iid --budget-virtual-s 24 --evaluations 6 \
@@ -70,5 +75,5 @@ run() { # NAME
     esac
 }
 
-[ $# -gt 0 ] || set -- middle-group slowest ranks parts middle-iid high-group low-group nouns high-iid low-iid
+[ $# -gt 0 ] || set -- middle-group slowest ranks slow-links parts middle-iid high-group low-group nouns high-iid low-iid
 for name in "$@"; do run "$name"; done

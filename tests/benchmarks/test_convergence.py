@@ -257,7 +257,7 @@ def test_several_races_are_shown_together(tmp_path, capsys):
 
 
 def test_the_settings_are_those_that_were_fixed():
-    for name in ("low-iid", "middle-group", "high-group", "ranks-iid"):
+    for name in ("low-iid", "middle-group", "high-group", "ranks-iid", "links-group"):
         fleet = find_setting(name)
         slowdowns = [group.slowdown for group in fleet.group]
         assert slowdowns == sorted(slowdowns, reverse=True)  # weakest first: labels go with the order
@@ -266,6 +266,9 @@ def test_the_settings_are_those_that_were_fixed():
         assert load_simulated_fleet(Path(f"examples/simulated_fleets/{name}.toml")) == find_setting(f"{name}-group")
     assert list(HETEROGENEITY) == ["low", "middle", "high"]
     assert [group.rank for group in find_setting("ranks-group").group] == [2, 4, 8, 16]
+    middle, links = find_setting("middle-group").group, find_setting("links-group").group
+    assert [group.link_mbps for group in links] == [0.5, 2.0, 8.0]
+    assert [group.model_copy(update={"link_mbps": 50.0}) for group in links] == list(middle)
     with pytest.raises(QuadloomError, match="'middle-nothing'"):
         find_setting("middle-nothing")
 

@@ -12,6 +12,7 @@ from quadloom_runtime.errors import QuadloomError
 from quadloom_server.simulation.fleet_file import GroupSection, SimulatedFleet, SplitSection, TimeSection
 
 LINK_MBPS: Final = 50.0
+SLOW_LINKS_MBPS: Final = (0.5, 2.0, 8.0)
 TIME: Final = TimeSection(spread=0.1, noise=0.05)
 
 
@@ -42,8 +43,13 @@ HETEROGENEITY: Final[Mapping[str, tuple[GroupSection, ...]]] = {
 }
 RANKS: Final = tuple(_group(f"rank-{rank}", 10, 1.0, "6,0", rank) for rank in (2, 4, 8, 16))
 """Devices that differ in nothing but the rank that they can train: FlexLoRA's setting. Of a family of rank 16."""
+SLOW_LINKS: Final = tuple(
+    group.model_copy(update={"link_mbps": link})
+    for group, link in zip(HETEROGENEITY["middle"], SLOW_LINKS_MBPS, strict=True)
+)
+"""The middle fleet where the link takes longer than the training."""
 
-FLEETS: Final = {**HETEROGENEITY, "ranks": RANKS}
+FLEETS: Final = {**HETEROGENEITY, "ranks": RANKS, "links": SLOW_LINKS}
 SPLITS: Final[Mapping[str, SplitSection]] = {
     "iid": SplitSection(split="iid"),
     "group": SplitSection(split="group", correlation=0.8),
@@ -51,7 +57,7 @@ SPLITS: Final[Mapping[str, SplitSection]] = {
 
 
 def find_setting(name: str) -> SimulatedFleet:
-    """The fleet of a setting, named by heterogeneity, or ``ranks``, and split such as ``middle-group``.
+    """The fleet of a setting, named by heterogeneity, ``ranks`` or ``links``, and split such as ``middle-group``.
 
     Raises:
         QuadloomError: there is none.

@@ -15,10 +15,12 @@ gain is due to both, `fedquad-every-class` and `fedquad-class-balance` what to t
 started without the others' changes, so what all want is changed up to four times over; with the whole step of every
 round that swings without end, with 0.4 of it no longer. That share falls as rounds go by, since devices have few
 examples of some classes and learn these by heart; what swings are left the mean of recent rounds takes away.
+For slow links, `best-ranks` is `best` with the rank as a further choice of its planner; `best-smallest-rank` has all
+train at the smallest rank of the fleet instead.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from quadloom_runtime.errors import QuadloomError
@@ -64,15 +66,18 @@ class Method:
     class_balance: bool = False
 
 
+BEST: Final = Method(
+    planner("deadline"),
+    selection=every_class_in_turn,
+    closing=Closing(updates=2, largest_staleness=8),
+    server_optimizer=FedAvgStep(rate=0.4, decay_rounds=20),
+    mean_share=1 / 3,
+    class_balance=True,
+)
 METHODS: Final[Mapping[str, Method]] = {
-    "best": Method(
-        planner("deadline"),
-        selection=every_class_in_turn,
-        closing=Closing(updates=2, largest_staleness=8),
-        server_optimizer=FedAvgStep(rate=0.4, decay_rounds=20),
-        mean_share=1 / 3,
-        class_balance=True,
-    ),
+    "best": BEST,
+    "best-ranks": replace(BEST, planner=planner("deadline-ranks")),
+    "best-smallest-rank": replace(BEST, ranks="smallest"),
     "fedquad": Method(planner("fedquad")),
     "deadline": Method(planner("deadline")),
     "deadline-late": Method(planner("deadline"), closing=Closing(updates=4, largest_staleness=4)),
