@@ -103,19 +103,26 @@ def with_step_shares(candidate: Candidate, shares: Iterable[float], *, steps: in
 def at_ranks(
     context: RoundContext, device: PlannedDevice, candidate: Candidate, shares: Iterable[float]
 ) -> tuple[Candidate, ...]:
-    """A candidate at the device's rank, once with each of these shares of it, to whole ranks, 1 at least.
+    """A candidate at the device's rank, once with each of these shares of it, to whole ranks, 1 at least, that fits.
 
-    A lower rank takes less time on the link, as much to compute. What memory it spares is not counted.
+    A lower rank takes less time on the link, as much to compute, and with a large head more memory: what the graph is
+    given is padded. Members that fit at a lower rank only are left out.
     """
     full = context.rank_of(device)
     found = []
     for rank in dict.fromkeys(max(1, round(share * full)) for share in shares):
+        if rank == full:
+            found.append(candidate)
+            continue
+        needed_bytes = replace(device.memory, rank=rank).needed_bytes(candidate.member)
+        if needed_bytes > device.capabilities.memory_limit_bytes:
+            continue
         cost = replace(device.cost, rank_share=rank / context.rank)
         at_rank = completion_time(
             cost, candidate.key, context.references, steps=context.steps_of(device), fetched=device.fetched
         )
         time = replace(candidate.time, adapter_s=at_rank.adapter_s, upload_s=at_rank.upload_s)
-        found.append(candidate if rank == full else replace(candidate, time=time, rank=rank))
+        found.append(replace(candidate, needed_bytes=needed_bytes, time=time, rank=rank))
     return tuple(found)
 
 

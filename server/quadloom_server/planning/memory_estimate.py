@@ -21,7 +21,7 @@ class MemoryEstimate:
     A factor only grows. It belongs to the device as it is: with a new limit or a new runtime, start afresh.
 
     Attributes:
-        rank: LoRA rank at which the device trains, None for the family's.
+        rank: LoRA rank that is asked about, or at which the step was trained; None for the family's.
     """
 
     factors: Mapping[Format, float] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """What the server knows of its devices when it plans: capabilities, and what their stored reports say."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from sqlalchemy.orm import Session
@@ -133,19 +134,25 @@ def device_cost(
 def memory_estimate(
     members: Mapping[MemberKey, MemberSpec],
     failures: Sequence[OutOfMemory],
-    peaks: Mapping[MemberKey, int],
+    peaks: Mapping[tuple[MemberKey, int], int],
     *,
     rank: int | None,
 ) -> MemoryEstimate:
-    """The family's estimate, corrected by what ran out of memory and by measured peaks; unknown members say nothing."""
+    """The family's estimate, corrected by what ran out of memory and by measured peaks; unknown members say nothing.
+
+    Args:
+        peaks: in bytes, by member and LoRA rank.
+        rank: at which the device trains, unless the planner chooses a lower one; None for the family's.
+    """
     estimate = MemoryEstimate(rank=rank)
     for failure in failures:
         if failure.member in members:
-            estimate = after_out_of_memory(estimate, members[failure.member], limit_bytes=failure.limit_bytes)
-    for key, peak_bytes in peaks.items():
+            at_rank = replace(estimate, rank=failure.rank)
+            estimate = after_out_of_memory(at_rank, members[failure.member], limit_bytes=failure.limit_bytes)
+    for (key, trained_rank), peak_bytes in peaks.items():
         if key in members:
-            estimate = after_step(estimate, members[key], peak_bytes=peak_bytes)
-    return estimate
+            estimate = after_step(replace(estimate, rank=trained_rank), members[key], peak_bytes=peak_bytes)
+    return replace(estimate, rank=rank)
 
 
 def graph_steps(capabilities: Capabilities, *, batch_size: int, settings: TrainingSettings) -> int:

@@ -30,9 +30,10 @@ class ReportedWork:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """A member that did not fit the limit that the device had then."""
+    """A member that did not fit, at this LoRA rank, the limit that the device had then."""
 
     member: MemberKey
+    rank: int
     limit_bytes: int
 
 
@@ -64,7 +65,7 @@ def failures_for_memory(session: Session, *, device_id: str | None = None) -> di
     found = select(Assignment).where(Assignment.failure_kind == "out-of-memory")
     by_device = defaultdict(list)
     for each in session.scalars(_of(found, Assignment.device_id, device_id)):
-        by_device[each.device_id].append(OutOfMemory(member_key(each), each.memory_limit_bytes))
+        by_device[each.device_id].append(OutOfMemory(member_key(each), each.rank, each.memory_limit_bytes))
     return by_device
 
 
@@ -79,16 +80,16 @@ def members_fetched(session: Session, *, device_id: str | None = None) -> dict[s
     return by_device
 
 
-def largest_peaks(session: Session, *, device_id: str | None = None) -> dict[str, dict[MemberKey, int]]:
-    """The largest peak in bytes that a device has measured of each member."""
+def largest_peaks(session: Session, *, device_id: str | None = None) -> dict[str, dict[tuple[MemberKey, int], int]]:
+    """The largest peak in bytes that a device has measured of each member at each LoRA rank."""
     found = (
-        select(*_member_columns(), func.max(AcceptedUpdate.peak_step_bytes).label("peak_bytes"))
+        select(*_member_columns(), Assignment.rank, func.max(AcceptedUpdate.peak_step_bytes).label("peak_bytes"))
         .join(AcceptedUpdate, AcceptedUpdate.assignment_id == Assignment.id)
-        .group_by(*_member_columns())
+        .group_by(*_member_columns(), Assignment.rank)
     )
-    by_device: dict[str, dict[MemberKey, int]] = defaultdict(dict)
+    by_device: dict[str, dict[tuple[MemberKey, int], int]] = defaultdict(dict)
     for row in session.execute(_of(found, Assignment.device_id, device_id)):
-        by_device[row.device_id][member_key(row)] = int(row.peak_bytes)
+        by_device[row.device_id][member_key(row), row.rank] = int(row.peak_bytes)
     return by_device
 
 

@@ -6,13 +6,26 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.server.planning.fleets import RANK, Scene, context, device, physical_family, physical_scenes
+from tests.server.planning.fleets import (
+    MEGABYTE,
+    RANK,
+    Scene,
+    context,
+    device,
+    member,
+    physical_family,
+    physical_scenes,
+)
 
+from quadloom_runtime.contract.manifest import TensorSpec
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner, is_due
 from quadloom_server.planning.efficient import feasible
+from quadloom_server.planning.plan import needed_bytes
 from quadloom_server.planning.registry import PLANNERS, RANK_SHARES
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
+from quadloom_server.rounds.knowledge import memory_estimate
+from quadloom_server.store.history import OutOfMemory
 
 SETTINGS = DeadlineSettings(rank_shares=RANK_SHARES)
 UPDATE_BYTES_PER_LAYER = 10_000
@@ -131,3 +144,39 @@ def test_no_device_trains_above_its_own_rank() -> None:
 def test_settings_that_mean_nothing_are_refused(name: str, value: object) -> None:
     with pytest.raises(QuadloomError, match=name):
         DeadlineSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def gradients(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=f"gradient.{name}", shape=shape, dtype="float32") for name, shape in shapes.items())
+
+
+LAYER = "base_model.model.encoder.layer.0.query"
+LORA = {f"{LAYER}.lora_A.weight": (RANK, 100), f"{LAYER}.lora_B.weight": (100, RANK)}
+HEADLESS = gradients(LORA)
+WITH_LARGE_HEAD = gradients({"base_model.model.classifier.weight": (1000, 100), **LORA})
+
+
+def test_a_rank_that_would_need_more_memory_than_there_is_is_not_chosen() -> None:
+    """A large head: what the graph is given at a lower rank is padded, and all of the head is there twice more."""
+    one = member(1, megabytes=20).model_copy(update={"outputs": WITH_LARGE_HEAD})
+    needed = {rank: needed_bytes(one, rank=rank) for rank in (RANK, 4, 2)}
+    assert needed[RANK] < needed[2] < needed[4]
+    alone = linked(device("alone", 100), 35_000)
+
+    def chosen(limit_bytes: int) -> int | None:
+        limited = alone.capabilities.model_copy(update={"memory_limit_bytes": limit_bytes})
+        work = PLANNERS["deadline-ranks"](context([one], [replace(alone, capabilities=limited)]))["alone"]
+        assert work.member == one.key
+        return work.rank
+
+    assert [chosen(needed[rank]) for rank in (4, 2, RANK)] == [4, 2, None]
+
+
+def test_what_happened_at_a_low_rank_is_held_against_what_it_needs_at_that_rank() -> None:
+    one = member(1, megabytes=20).model_copy(update={"outputs": HEADLESS})
+    estimate = memory_estimate({one.key: one}, (), {(one.key, 2): 40 * MEGABYTE}, rank=None)
+    assert estimate.rank is None
+    assert replace(estimate, rank=2).needed_bytes(one) == pytest.approx(40 * MEGABYTE, abs=1)
+    assert estimate.needed_bytes(one) > 40 * MEGABYTE, "the family's rank needs more than the low one took"
+    failed = memory_estimate({one.key: one}, [OutOfMemory(one.key, 2, 40 * MEGABYTE)], {}, rank=None)
+    assert replace(failed, rank=2).needed_bytes(one) > 40 * MEGABYTE
