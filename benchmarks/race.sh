@@ -42,6 +42,9 @@ run() { # NAME
         family family-movies --num-labels 2 --depths 1-6
         race slowest family-movies movies --setting middle-group --methods best,depth-only \
             --rates-from docs/race-middle-group.json --budget-virtual-s 100 --evaluations 12
+        # Below the grid it scored as well on validation text.
+        race slowest-1e-3 family-movies movies --setting middle-group --methods depth-only \
+            --learning-rates 1e-3 --budget-virtual-s 100 --evaluations 12
         ;;
     low-group | high-group) # shorter, with the rates of middle-group
         family family-movies --num-labels 2 --depths 1-6
