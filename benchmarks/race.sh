@@ -74,7 +74,7 @@ run() { # NAME
     ranks) # devices that differ in their rank alone
         family family-rank-16 --num-labels 2 --depths 6 --rank 16
         race ranks family-rank-16 movies --setting ranks-iid --budget-virtual-s 24 --evaluations 6 \
-            --methods flexlora,zero-padding,uniform-smallest-rank
+            --methods flexlora-change,flexlora,zero-padding,uniform-smallest-rank
         ;;
     *)
         echo "race.sh: no race is called '$1'" >&2

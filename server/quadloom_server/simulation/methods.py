@@ -6,7 +6,7 @@ all quantization that the family offers, under `exclude-weak` one that cannot wi
 `hetlora` and `flexlora` every device trains the deepest member that fits it, at its group's rank: their papers have
 devices that differ in rank alone, and shutting the weak ones out would take away what they are made for. So it is with
 `zero-padding` and `uniform-smallest-rank`, with which FlexLoRA's paper compares; if all ranks are equal, padding adds
-nothing, and the latter is plain averaging.
+nothing, and the latter is plain averaging. `flexlora-change` is our FlexLoRA.
 Labels that go with the class of a device pull rounds of few devices to and fro. What is `balanced` draws every class of
 device into each round, and has devices train on all of their classes of text alike; `fedquad-balanced` shows what of a
 gain is due to both, `fedquad-every-class` and `fedquad-class-balance` what to the one or the other alone, and
@@ -98,6 +98,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "depth-only": Method(planner("depth-only")),
     "hetlora": Method(planner("deepest"), aggregation="hetlora", ranks="own"),
     "flexlora": Method(planner("deepest"), aggregation="flexlora", ranks="own"),
+    "flexlora-change": Method(planner("deepest"), aggregation="flexlora-change", ranks="own"),
     "zero-padding": Method(planner("deepest"), aggregation="zero-padding", ranks="own"),
     "uniform-smallest-rank": Method(planner("deepest"), aggregation="zero-padding", ranks="smallest"),
     "random-layers": Method(layer_planner(random_layers), layers=random_layers),

@@ -1,11 +1,12 @@
 """FlexLoRA on changes: the global product, moved by the mean of what training changed in the devices' products.
 
     D = s B A + sum_k p_k (s_k B_k A_k - s_k B_k0 A_k0) = U S V^T,  p_k = w_k / sum of w over the pair's contributors
-    A = V_r^T,  B = U_r diag(S_r) / s
+    A = diag(sqrt(S_r / s)) V_r^T,  B = U_r diag(sqrt(S_r / s))
 
 B_k0 and A_k0 are what device k was given. What a device of low rank never saw is in neither of its products, so it
 stays, where FlexLoRA takes the device's share of it away. With equal ranks and no truncation the two agree. An update
-that started from an older adapter moves the newer one by what it learned, and does not pull it back.
+that started from an older adapter moves the newer one by what it learned, and does not pull it back. And both factors
+share the singular values (`redistribution.redistributed`), where FlexLoRA's B has them all.
 Ours, from FlexLoRA (arXiv 2402.11505) and the observation of collapsing ranks (arXiv 2602.13486).
 """
 
@@ -47,7 +48,9 @@ class FlexLoraChange:
             change = product_mean(state.products, pair.b)
             if change is not None:
                 moved = stacked([self.layout.factors(pair, parameters), change])
-                found |= redistributed(self.layout, pair, moved, rank=self.layout.rank, before=parameters)
+                found |= redistributed(
+                    self.layout, pair, moved, rank=self.layout.rank, before=parameters, balanced=True
+                )
         return found
 
     def at_rank(self, parameters: Parameters, rank: int) -> dict[str, FloatArray]:
@@ -56,7 +59,7 @@ class FlexLoraChange:
         Raises:
             WrongRankError: the rank is not between 1 and the adapter's.
         """
-        return nearest_at_rank(self.layout, parameters, rank)
+        return nearest_at_rank(self.layout, parameters, rank, balanced=True)
 
     def _change(self, pair: LoraPair, update: TrainedUpdate) -> Factors:
         trained = self.layout.factors(pair, update.trained)
