@@ -19,8 +19,8 @@ def redistributed(
     """A = V_r^T and B = U_r diag(S_r) / s of ``product = U S V^T``, float32.
 
     Balanced, each term's row of A and column of B have the same norm, sqrt(S_i / s), as PiSSA (arXiv 2404.02948) splits
-    its singular values. The product is the same. But an optimizer such as AdamW moves all entries by as much: beside a
-    B that carries all of S the short rows of A turn quickly, and each turn moves the product by S.
+    its singular values. The product is the same, but not how an optimizer such as AdamW goes on from it, which moves
+    large and small entries by as much.
 
     Above the product's own rank B is zero and A keeps its row of `before`. With both at zero neither would have a
     gradient, so a term that is empty once, such as every term of a fresh adapter, could never be trained.

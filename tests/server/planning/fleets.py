@@ -1,6 +1,6 @@
 """Families and fleets for the planners: members that are physical, in that saving memory costs time, and wild ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -124,6 +124,23 @@ def context(
         rank=RANK,
         importance=importance or {},
     )
+
+
+def best_end(
+    able: Sequence[PlannedDevice],
+    seconds: Mapping[str, Sequence[float]],
+    worth_at: Callable[[float], float],
+    *,
+    due: Callable[[PlannedDevice], bool],
+) -> tuple[float, float]:
+    """By trying all: when every device that is due can be done, and the largest worth of an end that is not before.
+
+    Args:
+        seconds: of everything that each device may train.
+    """
+    due_s = max((min(seconds[each.name]) for each in able if due(each)), default=0.0)
+    ends = {end_s for each in able for end_s in seconds[each.name] if end_s >= due_s}
+    return due_s, max(worth_at(end_s) for end_s in ends)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tests.server.planning.fleets import (
     MEGABYTE,
     RANK,
     Scene,
+    best_end,
     context,
     device,
     member,
@@ -85,15 +86,11 @@ def test_no_other_end_of_the_round_is_worth_more(scene: Scene, links: list[float
     able = [each for each in devices if options(given_context, each)]
     if not able:
         return
-    due_s = max(
-        (min(option[2] for option in options(given_context, each)) for each in able if is_due(each, SETTINGS)),
-        default=0.0,
-    )
-    ends = {option[2] for each in able for option in options(given_context, each)}
-    best = max(
-        worth(given_context, {each.name: chosen_by(given_context, each, end_s) for each in able}, end_s)
-        for end_s in ends
-        if end_s >= due_s
+    due_s, best = best_end(
+        able,
+        {each.name: [option[2] for option in options(given_context, each)] for each in able},
+        lambda end_s: worth(given_context, {each.name: chosen_by(given_context, each, end_s) for each in able}, end_s),
+        due=lambda each: is_due(each, SETTINGS),
     )
     plan = deadline_planner(SETTINGS)(given_context)
     found = {

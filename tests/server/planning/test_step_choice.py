@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
-from tests.server.planning.fleets import Scene, context, device, physical_family, physical_scenes
+from tests.server.planning.fleets import Scene, best_end, context, device, physical_family, physical_scenes
 
 from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner, is_due
 from quadloom_server.planning.efficient import Candidate, feasible, with_step_shares
@@ -54,15 +54,11 @@ def test_no_other_end_of_the_round_is_worth_more(scene: Scene) -> None:
     able = [each for each in scene.devices if options(given_context, each)]
     if not able:
         return
-    due_s = max(
-        (min(one.recurring_s for one in options(given_context, each)) for each in able if is_due(each, SETTINGS)),
-        default=0.0,
-    )
-    ends = {one.recurring_s for each in able for one in options(given_context, each)}
-    best = max(
-        worth(given_context, {each.name: chosen_by(given_context, each, end_s) for each in able}, end_s)
-        for end_s in ends
-        if end_s >= due_s
+    due_s, best = best_end(
+        able,
+        {each.name: [one.recurring_s for one in options(given_context, each)] for each in able},
+        lambda end_s: worth(given_context, {each.name: chosen_by(given_context, each, end_s) for each in able}, end_s),
+        due=lambda each: is_due(each, SETTINGS),
     )
     plan = deadline_planner(SETTINGS)(given_context)
     found = {
