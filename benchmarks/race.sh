@@ -59,7 +59,8 @@ run() { # NAME
     parts) # what of the gain is due to which part
         family family-movies --num-labels 2 --depths 1-6
         race parts family-movies movies --setting middle-group --budget-virtual-s 32 \
-            --evaluations 8 --methods best,fedquad-every-class,fedquad-class-balance,fedquad-balanced,deadline-balanced,deadline
+            --evaluations 8 --methods \
+            best,best-deepest,deadline-balanced,deadline-steps-balanced,deadline,fedquad-balanced,fedquad-every-class,fedquad-class-balance
         ;;
     nouns) # 26 classes of WordNet's nouns
         "$python" examples/wordnet_nouns/prepare.py "$work/nouns"

@@ -3,9 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-MOST_MISSED_ROUNDS = 3
-"""Rounds that a device can make up for at once: one that comes back after a long time must not decide alone."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
@@ -15,13 +12,11 @@ class Contribution:
         examples: different ones that its device trained on.
         held: examples that its device has.
         steps: training steps that it made, at least 1.
-        missed_rounds: rounds in a row, before this one, in which its device was asked and got no work.
     """
 
     examples: int
     held: int
     steps: int
-    missed_rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,16 +39,6 @@ Weighting = Callable[[Sequence[Contribution]], list[Share]]
 def by_examples(contributions: Sequence[Contribution]) -> list[Share]:
     """By the different examples trained on: FedAvg (McMahan et al., arXiv 1602.05629)."""
     return [Share(each.examples) for each in contributions]
-
-
-def by_missed_rounds(contributions: Sequence[Contribution]) -> list[Share]:
-    """By examples, and once more for every round that the device sat out since its last update, up to a bound.
-
-    One that gets work every third time counts three times then, so that in the long run each counts as if it always
-    had: the inverse of its frequency, estimated by the newest interval (Wang and Ji, FedAU, arXiv 2306.03401, which
-    takes the mean of the intervals, bounded as well).
-    """
-    return [Share(each.examples * (1 + min(each.missed_rounds, MOST_MISSED_ROUNDS))) for each in contributions]
 
 
 def by_steps(contributions: Sequence[Contribution]) -> list[Share]:

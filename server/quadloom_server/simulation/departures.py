@@ -66,7 +66,6 @@ def trained(world: World, state: State, departure: Departure) -> Update:
         at_s=departure.arrival.at_s,
         examples=update.examples,
         held=len(work.rows),
-        missed_rounds=state.facts.histories[departure.device.name].sat_out,
         norms=dict(update.norms),
         training=TrainingReport(work.member, departure.steps, trip.time.train_s),
         download=TransferReport(trip.downloaded_bytes, trip.time.download_s),

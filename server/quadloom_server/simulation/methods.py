@@ -15,6 +15,7 @@ gain is due to both, `fedquad-every-class` and `fedquad-class-balance` what to t
 started without the others' changes, so what all want is changed up to four times over; with the whole step of every
 round that swings without end, with 0.4 of it no longer. That share falls as rounds go by, since devices have few
 examples of some classes and learn these by heart; what swings are left the mean of recent rounds takes away.
+`best-deepest` shows what of that is due to the planner: everybody trains the deepest that fits.
 For slow links, `best-ranks` is `best` with the rank as a further choice of its planner; `best-smallest-rank` has all
 train at the smallest rank of the fleet instead.
 """
@@ -25,7 +26,7 @@ from typing import Final, Literal
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.server_optimizer import FedAvgMomentum, FedAvgStep, ServerOptimizer
-from quadloom_server.aggregation.weighting import Weighting, by_examples, by_missed_rounds, by_steps
+from quadloom_server.aggregation.weighting import Weighting, by_examples, by_steps
 from quadloom_server.planning.registry import planner
 from quadloom_server.planning.round_plan import RoundPlanner
 from quadloom_server.simulation.layer_choice import LayerChoice, important_layers, layer_planner, random_layers
@@ -76,12 +77,11 @@ BEST: Final = Method(
 )
 METHODS: Final[Mapping[str, Method]] = {
     "best": BEST,
+    "best-deepest": replace(BEST, planner=planner("deepest")),
     "best-ranks": replace(BEST, planner=planner("deadline-ranks")),
     "best-smallest-rank": replace(BEST, ranks="smallest"),
     "fedquad": Method(planner("fedquad")),
     "deadline": Method(planner("deadline")),
-    "deadline-late": Method(planner("deadline"), closing=Closing(updates=4, largest_staleness=4)),
-    "deadline-steps": Method(planner("deadline-steps"), weighting=by_steps),
     "deadline-balanced": Method(planner("deadline"), selection=every_class, class_balance=True),
     "deadline-steps-balanced": Method(
         planner("deadline-steps"), selection=every_class, weighting=by_steps, class_balance=True
@@ -90,7 +90,6 @@ METHODS: Final[Mapping[str, Method]] = {
     "fedquad-every-class": Method(planner("fedquad"), selection=every_class),
     "fedquad-class-balance": Method(planner("fedquad"), class_balance=True),
     "fedquad-steady": Method(planner("fedquad"), selection=every_class, server_optimizer=FedAvgMomentum()),
-    "deadline-inclusion": Method(planner("deadline"), weighting=by_missed_rounds),
     "full-depth": Method(planner("full-depth"), selection=able),
     "exclude-weak": Method(planner("exclude-weak"), selection=able),
     "full-depth-everywhere": Method(without_memory_limits(planner("exclude-weak"))),

@@ -62,7 +62,6 @@ class UpdateFacts(Value):
         at_s: when it arrives.
         examples: different ones that it rests on.
         held: examples that its device has.
-        missed_rounds: how often in a row its device was asked before and got no work.
         norms: layer to the norm of its gradient, as the device reports it.
         training, download, upload: what the device reports when it is done.
     """
@@ -74,7 +73,6 @@ class UpdateFacts(Value):
     at_s: float
     examples: int
     held: int
-    missed_rounds: int
     norms: dict[int, float]
     training: TrainingReport
     download: TransferReport
@@ -83,9 +81,7 @@ class UpdateFacts(Value):
     @property
     def contribution(self) -> Contribution:
         """What its weight rests on."""
-        return Contribution(
-            examples=self.examples, held=self.held, steps=self.training.steps, missed_rounds=self.missed_rounds
-        )
+        return Contribution(examples=self.examples, held=self.held, steps=self.training.steps)
 
     @property
     def arrival(self) -> Arrival:

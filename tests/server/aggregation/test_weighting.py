@@ -1,4 +1,4 @@
-"""What an update counts: unbiased over rounds that a device sits out, and over the steps that it makes."""
+"""What an update counts: unbiased over the steps that it makes."""
 
 import numpy as np
 import pytest
@@ -6,43 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quadloom_server.aggregation.running_mean import RunningMean, apply, fold
-from quadloom_server.aggregation.weighting import (
-    MOST_MISSED_ROUNDS,
-    Contribution,
-    by_examples,
-    by_missed_rounds,
-    by_steps,
-)
+from quadloom_server.aggregation.weighting import Contribution, by_examples, by_steps
 
 
-def contribution(*, examples: int = 10, held: int = 10, steps: int = 8, missed_rounds: int = 0) -> Contribution:
-    return Contribution(examples=examples, held=held, steps=steps, missed_rounds=missed_rounds)
-
-
-@given(took_part=st.lists(st.booleans(), max_size=40))
-def test_a_device_counts_as_often_as_it_was_asked_however_often_it_got_work(took_part: list[bool]) -> None:
-    """Up to its last update, and except for rounds beyond the bound."""
-    counted = missed = beyond = 0
-    asked = 0
-    for number, trains in enumerate(took_part, 1):
-        if not trains:
-            missed += 1
-            continue
-        (share,) = by_missed_rounds([contribution(examples=1, missed_rounds=missed)])
-        counted += share.weight
-        beyond += max(0, missed - MOST_MISSED_ROUNDS)
-        missed, asked = 0, number
-    assert counted == asked - beyond
-
-
-def test_a_slow_group_that_trains_every_fourth_round_pulls_as_much_as_one_that_always_does() -> None:
-    pulls = {}
-    for weighting in (by_examples, by_missed_rounds):
-        often = sum(weighting([contribution()])[0].weight for _ in range(3))
-        last, seldom = (each.weight for each in weighting([contribution(), contribution(missed_rounds=3)]))
-        pulls[weighting] = (often + last, seldom)
-    assert pulls[by_missed_rounds] == (40, 40)
-    assert pulls[by_examples] == (40, 10)
+def contribution(*, examples: int = 10, held: int = 10, steps: int = 8) -> Contribution:
+    return Contribution(examples=examples, held=held, steps=steps)
 
 
 @given(

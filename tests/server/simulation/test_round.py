@@ -105,20 +105,6 @@ def test_an_update_that_counts_more_or_reaches_further_moves_the_model_so(opened
         np.testing.assert_allclose(moved[name], expected, rtol=0, atol=1e-6)
 
 
-def test_a_device_that_sat_out_says_so_with_its_next_update(opened):
-    fleet = two_groups(per_round=4)
-    slow = fleet.group[0].model_copy(update={"slowdown": 400.0})
-    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "deadline")
-    state = played(world, state, 3)
-    found = {each.device.name: trained(world, state, each).facts for each in departures(world, state)[1]}
-    assert {name: facts.missed_rounds for name, facts in found.items()} == {
-        "slow-1": 3,
-        "slow-2": 3,
-        "fast-1": 0,
-        "fast-2": 0,
-    }
-
-
 def test_the_clock_advances_by_the_slowest_and_the_others_wait(opened):
     world, state = opened(two_groups(per_round=4))
     _, leaving = departures(world, state)
