@@ -24,8 +24,6 @@ from quadloom_server.aggregation.method import Aggregation, TrainedUpdate
 from quadloom_server.aggregation.methods.select import METHODS, make_aggregation
 
 LAYERS, RANKS, ALPHA = 6, (2, 4, 8, 16), 16.0
-ONE_RANK = "fedavg"
-"""The method that takes one rank alone: its devices all have the largest."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def report_aggregation(rounds: tuple[int, ...]) -> None:
     """Measure and print the table, for rounds of so many updates."""
     print(
         f"{LAYERS} layers, {' and '.join(TARGETS)}, {HIDDEN} wide, all trained; devices of rank "
-        f"{', '.join(map(str, RANKS))} in turn (of {ONE_RANK}: {RANKS[-1]}), no two updates alike\n"
+        f"{', '.join(map(str, RANKS))} in turn, no two updates alike\n"
         "processor time on 1 thread, finish and at rank for one layer; peak beyond the idle process, with one update "
         "in it; fresh process per method and number of updates"
     )
@@ -91,8 +89,7 @@ def measure_here(name: str, devices: int) -> RoundCost:
     layout = adapter_layout(parameter_table(layers=LAYERS, rank=RANKS[-1]), alpha=ALPHA, device_ranks=RANKS)
     method = make_aggregation(name, layout)
     parameters = _adapter()
-    ranks = RANKS[-1:] if name == ONE_RANK else RANKS
-    starts = {rank: method.at_rank(parameters, rank) for rank in ranks}
+    starts = {rank: method.at_rank(parameters, rank) for rank in RANKS}
     fold_s, state, meter = 0.0, method.begin(), StepMemoryMeter()
     with meter:
         for update in _updates(starts, devices):
@@ -105,17 +102,17 @@ def measure_here(name: str, devices: int) -> RoundCost:
     return RoundCost(
         fold_s,
         finish_s,
-        _rank_seconds(method, found, ranks),
+        _rank_seconds(method, found),
         meter.peak_bytes,
         sum(each.nbytes for each in found.values()),
     )
 
 
-def _rank_seconds(method: Aggregation[Any], parameters: dict[str, FloatArray], ranks: tuple[int, ...]) -> float:
+def _rank_seconds(method: Aggregation[Any], parameters: dict[str, FloatArray]) -> float:
     started = time.process_time()
-    for rank in ranks:
+    for rank in RANKS:
         method.at_rank(parameters, rank)
-    return (time.process_time() - started) / len(ranks)
+    return (time.process_time() - started) / len(RANKS)
 
 
 def _adapter() -> dict[str, FloatArray]:

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from pydantic import Field, ValidationError
 
+from quadloom_benchmarks import central_training
 from quadloom_benchmarks.accuracy import make_settings
 from quadloom_benchmarks.central_training import CentralTraining, train_member
 from quadloom_benchmarks.convergence.grid import Choice, Grid, best
@@ -138,7 +139,8 @@ def _plain_member(manifest: FamilyManifest, *, deepest: bool) -> MemberKey:
 
 def _kept(parts: list[str], work: Path, find: Callable[[], Evaluation]) -> Evaluation:
     """What was found of this before, or now."""
-    identity = hashlib.sha256("|".join([*parts, code_sha256()]).encode()).hexdigest()
+    code = [code_sha256(), file_sha256(Path(central_training.__file__))]
+    identity = hashlib.sha256("|".join([*parts, *code]).encode()).hexdigest()
     path = work / f"central-{identity[:16]}.json"
     try:
         return Evaluation.model_validate_json(path.read_bytes())

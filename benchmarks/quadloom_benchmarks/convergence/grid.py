@@ -1,4 +1,4 @@
-"""The learning rates that are tried, and which is chosen: the same grid for every method and for the ceiling."""
+"""The learning rates that are tried, and which is chosen: the same grid for every method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -29,7 +29,8 @@ class ServerOptimizer(Protocol):
     """A rule for the server's step. Pure: the moments go in and come out. A run begins with none.
 
     A tensor that a round leaves as it is, since nobody trained it, is left alone with its moments: its old momentum is
-    no reason to move it.
+    no reason to move it. Of a tensor that the round changed every entry is moved, those too that only devices of higher
+    ranks hold, none of which took part.
     """
 
     def step(

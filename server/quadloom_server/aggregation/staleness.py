@@ -1,4 +1,4 @@
-"""What a late update counts against one in time."""
+"""What a late update counts against the others of its round; one that is alone in it counts in full."""
 
 import math
 

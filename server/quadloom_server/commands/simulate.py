@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from quadloom_runtime.errors import QuadloomError
@@ -42,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--updates-to-close", type=int, metavar="N", help="a round closes on N updates (default: the method's rule)"
     )
     parser.add_argument(
-        "--largest-staleness", type=int, metavar="N", help="rounds that an update may then be late by (default: 0)"
+        "--largest-staleness",
+        type=int,
+        metavar="N",
+        help="rounds that an update may then be late by (default: the method's)",
     )
     parser.add_argument(
         "--start",
@@ -115,21 +119,29 @@ def _evaluations(arguments: argparse.Namespace) -> "EvaluationSchedule":
 
 
 def _closing(arguments: argparse.Namespace) -> "Closing | None":
+    from quadloom_server.simulation.methods import find_method
     from quadloom_server.simulation.virtual_clock import Closing
 
     if arguments.updates_to_close is None and arguments.largest_staleness is None:
         return None
-    return Closing(updates=arguments.updates_to_close, largest_staleness=arguments.largest_staleness or 0)
+    given = {"updates": arguments.updates_to_close, "largest_staleness": arguments.largest_staleness}
+    rule = find_method(arguments.method).closing.model_dump()
+    return Closing(**rule | {name: value for name, value in given.items() if value is not None})
 
 
 def _summary(result: "SimulationResult") -> str:
     """A line per evaluated round, then the run as a whole."""
     lines = [f"{'round':>6} {'virtual s':>10} {'updates':>8} {'layers':>7} {'accuracy %':>11} {'loss':>8}"]
+    ranks_differ = any(record.energy_above for record in result.records)
+    if ranks_differ:
+        lines[0] += f" {'above %':>8}"
+        lines.insert(0, "above: energy of the adapter above the fleet's smallest rank, mean over layers")
     for record in result.records:
         if record.evaluation is not None:
             lines.append(
                 f"{record.index:>6} {record.closed_s:>10.1f} {record.updates:>8} {record.layers:>7.1f} "
                 f"{100 * record.evaluation.accuracy:>11.2f} {record.evaluation.loss:>8.4f}"
+                + (f" {100 * fmean(record.energy_above.values()):>8.2f}" if ranks_differ else "")
             )
     lines.append(
         f"{result.method}, seed {result.settings.seed}: accuracy {100 * result.final.accuracy:.2f} % after "

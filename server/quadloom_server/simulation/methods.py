@@ -6,7 +6,8 @@ all quantization that the family offers, under `exclude-weak` one that cannot wi
 `hetlora` and `flexlora` every device trains the deepest member that fits it, at its group's rank: their papers have
 devices that differ in rank alone, and shutting the weak ones out would take away what they are made for. So it is with
 `zero-padding` and `uniform-smallest-rank`, with which FlexLoRA's paper compares; if all ranks are equal, padding adds
-nothing, and the latter is plain averaging. `flexlora-change` is our FlexLoRA.
+nothing, and the latter is plain averaging. `flexlora-change` is our FlexLoRA, `rank-segments` is against the collapse
+of ranks.
 Labels that go with the class of a device pull rounds of few devices to and fro. What is `balanced` draws every class of
 device into each round, and has devices train on all of their classes of text alike; `fedquad-balanced` shows what of a
 gain is due to both, `fedquad-every-class` and `fedquad-class-balance` what to the one or the other alone, and
@@ -15,7 +16,8 @@ gain is due to both, `fedquad-every-class` and `fedquad-class-balance` what to t
 started without the others' changes, so what all want is changed up to four times over; with the whole step of every
 round that swings without end, with 0.4 of it no longer. That share falls as rounds go by, since devices have few
 examples of some classes and learn these by heart; what swings are left the mean of recent rounds takes away.
-`best-deepest` shows what of that is due to the planner: everybody trains the deepest that fits.
+`best-newest` shows what of that is due to this mean, `best-deepest` what to the planner: everybody trains the deepest
+that fits. `full-depth-balanced` is a baseline with what any method could have of it.
 For slow links, `best-ranks` is `best` with the rank as a further choice of its planner; `best-smallest-rank` has all
 train at the smallest rank of the fleet instead.
 """
@@ -77,6 +79,7 @@ BEST: Final = Method(
 )
 METHODS: Final[Mapping[str, Method]] = {
     "best": BEST,
+    "best-newest": replace(BEST, mean_share=0),
     "best-deepest": replace(BEST, planner=planner("deepest")),
     "best-ranks": replace(BEST, planner=planner("deadline-ranks")),
     "best-smallest-rank": replace(BEST, ranks="smallest"),
@@ -91,6 +94,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "fedquad-class-balance": Method(planner("fedquad"), class_balance=True),
     "fedquad-steady": Method(planner("fedquad"), selection=every_class, server_optimizer=FedAvgMomentum()),
     "full-depth": Method(planner("full-depth"), selection=able),
+    "full-depth-balanced": Method(planner("full-depth"), selection=able, mean_share=1 / 3, class_balance=True),
     "exclude-weak": Method(planner("exclude-weak"), selection=able),
     "full-depth-everywhere": Method(without_memory_limits(planner("exclude-weak"))),
     "uniform-depth": Method(planner("uniform-depth")),
@@ -98,6 +102,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "hetlora": Method(planner("deepest"), aggregation="hetlora", ranks="own"),
     "flexlora": Method(planner("deepest"), aggregation="flexlora", ranks="own"),
     "flexlora-change": Method(planner("deepest"), aggregation="flexlora-change", ranks="own"),
+    "rank-segments": Method(planner("deepest"), aggregation="rank-segments", ranks="own"),
     "zero-padding": Method(planner("deepest"), aggregation="zero-padding", ranks="own"),
     "uniform-smallest-rank": Method(planner("deepest"), aggregation="zero-padding", ranks="smallest"),
     "random-layers": Method(layer_planner(random_layers), layers=random_layers),

@@ -85,6 +85,7 @@ def open_world(
         devices=devices,
         rows={device.name: rows for device, rows in zip(devices, shards, strict=True)},
         method=chosen,
+        layout=layout,
         aggregation=aggregation,
         settings=settings,
         train=LocalTrainer(inputs.family, manifest, data, threads=inputs.threads).train,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.aggregation.rank_energy import energy_above
 from quadloom_server.family import open_family
 from quadloom_server.simulation.checkpoint import load_checkpoint, save_checkpoint
 from quadloom_server.simulation.fleet_file import SimulatedFleet
@@ -100,7 +101,8 @@ def _judged(world: World, state: State, *, until_s: float) -> State:
     due = world.settings.evaluations.judges(last.index, from_s=last.closed_s, until_s=until_s)
     if not due or last.evaluation is not None:
         return state
-    record = last.model_copy(update={"evaluation": world.evaluate(state.judged)})
+    energy = energy_above(world.layout, state.judged) if len(world.layout.ranks) > 1 else {}
+    record = last.model_copy(update={"evaluation": world.evaluate(state.judged), "energy_above": energy})
     return replace(state, facts=state.facts.model_copy(update={"records": (*state.facts.records[:-1], record)}))
 
 
@@ -108,8 +110,10 @@ def _check_anybody_trains(state: State) -> None:
     last = state.facts.records[-MOST_EMPTY_ROUNDS:]
     if len(last) == MOST_EMPTY_ROUNDS and not state.under_way and all(each.updates == 0 for each in last):
         raise QuadloomError(
-            f"nobody trained in the last {MOST_EMPTY_ROUNDS} rounds: the method has no work for these devices",
-            remedy="raise memory limits in the fleet file, export smaller members, or choose another method",
+            f"nobody trained in the last {MOST_EMPTY_ROUNDS} rounds: the method has no work for these devices, or "
+            "hardly any is ever there",
+            remedy="raise memory limits or availability in the fleet file, export smaller members, or choose another "
+            "method",
         )
 
 

@@ -111,6 +111,8 @@ class RoundRecord(Value):
         waiting_s: sum over the updates of the time from arrival to the end of the round.
         downloaded_bytes, uploaded_bytes: by the devices of these updates.
         evaluation: of the parameters after the round, None if they were not evaluated.
+        energy_above: layer to the share of these parameters' energy above the fleet's smallest rank, see
+            `aggregation/rank_energy.py`; empty if they were not evaluated, or devices do not differ in rank.
     """
 
     index: int = Field(ge=0)
@@ -125,6 +127,7 @@ class RoundRecord(Value):
     downloaded_bytes: int = 0
     uploaded_bytes: int = 0
     evaluation: Evaluation | None = None
+    energy_above: dict[int, float] = Field(default_factory=dict)
 
 
 class Facts(Value):

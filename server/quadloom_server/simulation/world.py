@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, Value
 from quadloom_runtime.contract.wire import TrainingSettings
+from quadloom_server.aggregation.adapter_layout import AdapterLayout
 from quadloom_server.aggregation.method import Aggregation, Parameters
 from quadloom_server.planning.cost_model import ReferenceCost
 from quadloom_server.rounds.evaluation import Evaluator
@@ -60,6 +61,7 @@ class World:
     Attributes:
         references: the cost of every member on the reference machine.
         devices: in the order of the fleet.
+        layout: of the adapter, with the ranks at which they train.
         rows: of the training data, by name of device.
         train: does the work of one device; really.
         evaluate: judges parameters on held-out examples.
@@ -71,6 +73,7 @@ class World:
     devices: Sequence[SimulatedDevice]
     rows: Mapping[str, Sequence[int]]
     method: Method
+    layout: AdapterLayout
     aggregation: Aggregation[Any]
     settings: RunSettings
     train: Callable[[LocalWork, Parameters], LocalUpdate]
