@@ -1,4 +1,8 @@
-"""Today's rule for a whole round: every device trains the deepest member that fits it, however long the others wait."""
+"""By memory alone: every device trains the deepest member that fits it, however long the others wait.
+
+Of several of that depth the fastest on it: quantization and recomputation save memory for time, and a device does no
+more of either than its memory asks for. Then the most precise, and of the format that it names first.
+"""
 
 from quadloom_server.planning.efficient import assigned, deepest, feasible, sits_out_unfit
 from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, RoundContext, RoundPlan

@@ -172,7 +172,8 @@ def fastest(candidates: Sequence[Candidate]) -> Candidate:
 def assigned(candidate: Candidate, device: PlannedDevice, why: str) -> PlannedWork:
     """The device trains this member; the reason adds memory and time to `why`."""
     need, limit = format_bytes(candidate.needed_bytes), format_bytes(device.capabilities.memory_limit_bytes)
-    reason = f"{why}: needs {need} of {limit}, takes {candidate.expected_s:.1f} s"
+    after = ", after a larger one ran out of memory" if device.excluded else ""
+    reason = f"{why}{after}: needs {need} of {limit}, takes {candidate.expected_s:.1f} s"
     if candidate.steps is not None:
         reason += f" with {candidate.steps} steps"
     if candidate.rank is not None:
@@ -183,7 +184,7 @@ def assigned(candidate: Candidate, device: PlannedDevice, why: str) -> PlannedWo
 
 
 def sits_out_unfit(context: RoundContext, device: PlannedDevice) -> PlannedWork:
-    """The device sits out because it has no feasible member; the reason says what is in the way."""
+    """The device sits out, since its planner has no feasible member for it; the reason says what is in the way."""
     runs, limit = device.capabilities.formats, device.capabilities.memory_limit_bytes
     runnable = [each for each in context.members if each.key.format in runs]
     allowed = [each for each in runnable if each.key not in device.excluded]
@@ -191,7 +192,11 @@ def sits_out_unfit(context: RoundContext, device: PlannedDevice) -> PlannedWork:
         have = ", ".join(sorted({each.key.format for each in context.members}))
         return PlannedWork(None, f"the family has {have}, the device runs {', '.join(runs)}")
     if not allowed:
-        return PlannedWork(None, "every member that it runs is excluded, after running out of memory")
+        least = min(runnable, key=lambda each: (device.memory.needed_bytes(each), each.key.label))
+        return PlannedWork(None, f"every member ran out of memory on this device, the smallest being {least.key.label}")
+    possible = deepest(feasible(context, device))
+    if possible is not None:
+        return PlannedWork(None, f"sits out: it could train {possible.key.label}, but its planner gives no such member")
     smallest = min(allowed, key=lambda each: (device.memory.needed_bytes(each), each.key.label))
     need = format_bytes(device.memory.needed_bytes(smallest))
     return PlannedWork(

@@ -1,14 +1,10 @@
-"""Which member a device trains: the deepest that fits its memory, then the fastest."""
+"""How much memory a member needs, as the family says: what no device has corrected yet."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 
 from quadloom_runtime.adapter_ranks import A_ENDING, B_ENDING
 from quadloom_runtime.contract.manifest import GRADIENT_PREFIX, MemberKey, MemberSpec, TensorSpec
-from quadloom_runtime.contract.wire import Capabilities
-from quadloom_runtime.units import format_bytes
 
 PLANNED_PEAK_SAFETY = 1.1
 """What a planned peak is multiplied with: measured peaks lie a few percent above the plan (`quadloom bench memory`)."""
@@ -31,17 +27,6 @@ These are median seconds of one run of 9 rounds on a busy machine; by the ratios
 """
 EQUAL_ERROR_DIGITS = 4
 """Decimals to which gradient errors are compared: below, the formats round differently, and none is better for it."""
-
-Cost = Callable[[MemberSpec], float]
-"""What members are compared by; the smallest is best."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the planner decided. `member` is None when nothing fits; `reason` says why, in words."""
-
-    member: MemberKey | None
-    reason: str
 
 
 def needed_bytes(member: MemberSpec, *, rank: int | None = None) -> int:
@@ -86,76 +71,3 @@ def as_demanding_as(failed: MemberKey, members: Sequence[MemberSpec]) -> frozens
     same_format = [each for each in members if each.key.format == failed.format]
     needed = {each.key: needed_bytes(each) for each in same_format}
     return frozenset(key for key, size in needed.items() if size >= needed.get(failed, math.inf)) | {failed}
-
-
-def deepest_that_fits(
-    capabilities: Capabilities, members: Sequence[MemberSpec], excluded: Collection[MemberKey]
-) -> Choice:
-    """Choose the deepest member that fits; of several the fastest, then most precise, then of the format named first.
-
-    Quantization and recomputation save memory for time: a device does no more of either than its memory asks for.
-    Formats count as equally fast where a time was not measured.
-
-    Args:
-        capabilities: what the device can run and how much memory it may use.
-        members: every member of the family.
-        excluded: members that it must not get, because one no larger ran out of memory on it.
-    """
-    preference = {name: place for place, name in enumerate(capabilities.formats)}
-    runnable = [each for each in members if each.key.format in preference]
-    if not runnable:
-        have = ", ".join(sorted({each.key.format for each in members}))
-        return Choice(None, f"the family has {have}, the device runs {', '.join(capabilities.formats)}")
-    limit = capabilities.memory_limit_bytes
-    allowed = [each for each in runnable if each.key not in excluded]
-    needed = partial(needed_bytes, rank=capabilities.rank)
-    fitting = [each for each in allowed if needed(each) <= limit]
-    if not fitting:
-        return Choice(None, _why_nothing_fits(limit, runnable, allowed, needed))
-    left = _best(fitting, lambda each: -each.key.depth)
-    decided = ["deepest that fits"]
-    rules: tuple[tuple[str, Cost], ...] = (
-        ("fastest", step_time(left)),
-        ("most precise", lambda each: round(each.gradient_error.relative_l2, EQUAL_ERROR_DIGITS)),
-        ("format named first", lambda each: preference[each.key.format]),
-    )
-    for name, cost in rules:
-        best = _best(left, cost)
-        decided += [name] if len(best) < len(left) else []
-        left = best
-    return Choice(
-        left[0].key, _why(left[0], decided, needed(left[0]), limit, tried_larger=len(allowed) < len(runnable))
-    )
-
-
-def step_time(compared: Sequence[MemberSpec]) -> Cost:
-    """What tells the members of `compared` apart by time: seconds if all were measured, else multiply-adds."""
-    if all(each.measured_step_s is not None for each in compared):
-        return lambda each: each.measured_step_s or 0.0
-    return lambda each: (
-        each.forward_operations + each.backward_operations + QUANTIZATION_OPERATIONS * each.quantized_elements
-    )
-
-
-def _best(members: Sequence[MemberSpec], cost: Cost) -> list[MemberSpec]:
-    least = min(map(cost, members))
-    return [each for each in members if cost(each) == least]
-
-
-def _why(member: MemberSpec, decided: Sequence[str], needed: int, limit: int, *, tried_larger: bool) -> str:
-    kind = "planned" if member.measured_peak_bytes is None else "measured"
-    after = ", after a larger one ran out of memory" if tried_larger else ""
-    return f"{', then '.join(decided)}: needs {format_bytes(needed)} ({kind}) of {format_bytes(limit)}{after}"
-
-
-def _why_nothing_fits(
-    limit: int, runnable: Sequence[MemberSpec], allowed: Sequence[MemberSpec], needed: Callable[[MemberSpec], int]
-) -> str:
-    if not allowed:
-        smallest = min(runnable, key=needed)
-        return f"every member ran out of memory on this device, the smallest being {smallest.key.label}"
-    smallest = min(allowed, key=needed)
-    return (
-        f"nothing fits: the smallest member, {smallest.key.label}, needs {format_bytes(needed(smallest))}, "
-        f"the device may use {format_bytes(limit)}"
-    )

@@ -1,7 +1,6 @@
 """What a planner of a whole round gets and gives: values that every planner shares.
 
-`plan.py` chooses for one device at a time. A round planner sees all of them, since in a synchronous round each waits
-for the slowest.
+A round planner sees all devices, since in a synchronous round each waits for the slowest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +22,8 @@ class PlannedDevice:
         memory: what its peaks are corrected by.
         excluded: members that it must not get.
         fetched: members that it has had, whose files it need not fetch again.
-        rounds_since_included: rounds since it last got work, 0 if it did in the previous one; counted from its
-            enrolment if it never did.
+        rounds_since_included: rounds since it was last to have work, 0 if that was the previous one; counted from its
+            enrolment if it never was. One that came for the work and found no place was not.
         steps: training steps of its round, None for those of the context; how many depends on its examples.
     """
 

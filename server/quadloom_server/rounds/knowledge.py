@@ -36,13 +36,12 @@ def planned_devices(
     fetched = history.members_fetched(session, device_id=only)
     included, first_planned = plans.rounds_last_included(session), plans.rounds_first_planned(session)
     members = {each.key: each for each in manifest.members}
-    understated = understatement(history.reported_in(session, round_number - 1), references, settings=settings)
+    understated = understatement(history.reported_in(session, round_number - 1), references)
     found = []
     for device in devices:
         capabilities = capabilities_of(device)
         limit_bytes = capabilities.memory_limit_bytes
-        # One that failed under a smaller limit may fit now.
-        failures = [each for each in failed.get(device.id, ()) if each.limit_bytes >= limit_bytes]
+        failures = failed.get(device.id, ())
         found.append(
             PlannedDevice(
                 name=device.name,
@@ -53,10 +52,15 @@ def planned_devices(
                     reported.get(device.id, ()),
                     family_rank=manifest.lora.rank,
                     understated=understated,
-                    settings=settings,
                 ),
                 memory=memory_estimate(members, failures, peaks.get(device.id, {}), rank=capabilities.rank),
-                excluded=frozenset(key for each in failures for key in as_demanding_as(each.member, manifest.members)),
+                # One that failed under a smaller limit may fit now.
+                excluded=frozenset(
+                    key
+                    for each in failures
+                    if each.limit_bytes >= limit_bytes
+                    for key in as_demanding_as(each.member, manifest.members)
+                ),
                 fetched=frozenset(fetched.get(device.id, ())) & members.keys(),
                 rounds_since_included=_rounds_since(
                     round_number, included=included.get(device.id), first_planned=first_planned.get(device.id)
@@ -75,8 +79,6 @@ def capabilities_of(device: Device) -> Capabilities:
 def understatement(
     reported: Sequence[ReportedWork],
     references: Mapping[MemberKey, ReferenceCost],
-    *,
-    settings: TrainingSettings,
 ) -> float:
     """By what factor devices are slower than they state, the median over their reports; 1 without any.
 
@@ -85,10 +87,9 @@ def understatement(
     """
     factors = []
     for each in reported:
-        steps = each.report.steps * settings.accumulation
-        if each.member in references and each.report.train_s >= SHORTEST_STEP_S * steps:
+        if each.member in references and each.report.train_s >= SHORTEST_STEP_S * each.graph_steps:
             stated_s = step_s(DeviceCost(slowdown=each.stated_slowdown), references[each.member])
-            factors.append(each.report.train_s / steps / max(stated_s, SHORTEST_STEP_S))
+            factors.append(each.report.train_s / each.graph_steps / max(stated_s, SHORTEST_STEP_S))
     return median(factors) if factors else 1.0
 
 
@@ -99,7 +100,6 @@ def device_cost(
     *,
     family_rank: int,
     understated: float,
-    settings: TrainingSettings,
 ) -> DeviceCost:
     """What the device says of itself, corrected by what it reported, oldest first.
 
@@ -116,10 +116,7 @@ def device_cost(
     return calibrated(
         assumed,
         references,
-        training=[
-            TrainingReport(each.member, each.report.steps * settings.accumulation, each.report.train_s)
-            for each in reported
-        ],
+        training=[TrainingReport(each.member, each.graph_steps, each.report.train_s) for each in reported],
         downloads=[
             TransferReport(each.downloaded_bytes, each.download_s) for each in reports if each.download_s is not None
         ],

@@ -191,7 +191,7 @@ class Rounds:
             # In the turn, so that no closing round clears it away before it counts.
             self.state.blobs.adopt(upload.path, upload.sha256)
             reach("upload-stored-before-commit")
-            reports.accept(turn, row, update, upload, clip_norm=self.policy.largest_counted_norm)
+            reports.accept(turn, row, update, upload, policy=self.policy)
             self.advance(turn)
         return ReportResponse(status="accepted", reason="counted")
 
@@ -213,7 +213,7 @@ class Rounds:
         """Whether the task is finished and every enrolled device has been told since this process started."""
         with self.state.sessions() as session:
             finished = finished_reason(session, self.policy) is not None
-            return finished and len(self.told_finished) >= queries.device_count(session)
+            return finished and queries.device_ids(session) <= self.told_finished
 
     def is_finished(self) -> bool:
         """Whether no more work will come."""
@@ -264,11 +264,12 @@ class Rounds:
         with self.turn() as turn:
             row = self._assignment(turn, assignment_id)
             settled = reports.already_settled(turn, row, self.policy)
-            if settled is not None:
+            if settled is not None and not (settled.status == "late" and kind == "out-of-memory"):
                 return settled
+            # Too late for its round, what a device has no memory for is news for the next.
             reports.fail(turn, row, kind=kind, message=message)
             self.advance(turn)
-        return answer
+        return settled or answer
 
     def _message(self, turn: Turn, work: Work, current: tables.Round) -> Assignment:
         return assignment_message(

@@ -11,6 +11,9 @@ from quadloom_server.store.tables import Device, Round
 CHECK_INS_MISSED: Final = 3
 """A device that has not come for so many of the times at which it should have is not waited for."""
 
+ROUNDS_REMEMBERED: Final = 32
+"""So many rounds are who had work looked back: devices that join late do not make up for all that they missed."""
+
 
 def why_no_place(turn: Turn, device: Device, current: Round, policy: RoundPolicy) -> str | None:
     """Why a device that is to have work gets none yet, None if it may begin.
@@ -32,6 +35,7 @@ def why_no_place(turn: Turn, device: Device, current: Round, policy: RoundPolicy
     waiting = places.kinds_waiting(turn.session, current.number, seen_since_s=turn.now_s - patience_s)
     fleet = places.fleet_by_kind(turn.session)
     # Of equals the first: this device is here.
-    chosen = next_kind([mine, *sorted(waiting)], had=places.works_by_kind(turn.session), fleet=fleet)
+    had = places.works_by_kind(turn.session, since_round=current.number - ROUNDS_REMEMBERED)
+    chosen = next_kind([mine, *sorted(waiting)], had=had, fleet=fleet)
     # Devices are not told of each other's profiles.
     return None if chosen == mine else f"round {current.number} keeps its place for devices of another kind"

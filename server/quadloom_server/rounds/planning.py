@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,11 +11,11 @@ from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.contract.wire import TrainingSettings
 from quadloom_server.aggregation.validation import trained_layers
 from quadloom_server.family import ServedFamily
-from quadloom_server.planning.cost_model import ReferenceCost, completion_time, reference_costs
+from quadloom_server.planning.cost_model import ReferenceCost, reference_costs
+from quadloom_server.planning.deepest_each import deepest_each
 from quadloom_server.planning.importance import updated_importance
-from quadloom_server.planning.plan import deepest_that_fits, needed_bytes
 from quadloom_server.planning.registry import planner
-from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, RoundContext, RoundPlan
+from quadloom_server.planning.round_plan import PlannedWork, RoundContext, RoundPlan
 from quadloom_server.planning.uniform_depth import uniform_depth
 from quadloom_server.planning.waiting import waiting
 from quadloom_server.rounds.knowledge import planned_devices
@@ -78,23 +78,12 @@ class RoundPlanning:
         _announce(turn, number, self.policy.planner, plan)
 
     def plan_alone(self, turn: Turn, device: Device, current: Round) -> PlannedAssignment:
-        """Plan a device that was not there when the round opened, or whose member did not fit: its deepest that fits.
-
-        Members that failed on it are left out, and those that do not fit by what it went through.
-        """
-        (known,) = self._known(turn.session, [device], number=current.number)
-        limit_bytes = known.capabilities.memory_limit_bytes
-        members = self.family.manifest.members
-        stated = partial(needed_bytes, rank=known.capabilities.rank)
-        corrected = {each.key for each in members if stated(each) <= limit_bytes < known.memory.needed_bytes(each)}
-        choice = deepest_that_fits(known.capabilities, members, known.excluded | corrected)
+        """Plan a device that was not there when the round opened, or whose plan failed: the deepest that fits."""
+        context = self._context(turn.session, [device], number=current.number, after=None)
+        work = deepest_each(context)[device.name]
         row = turn.session.merge(
             planned_assignment(
-                current.number,
-                device.id,
-                member=choice.member,
-                reason=choice.reason,
-                expected_s=None if choice.member is None else self._alone_s(known, choice.member),
+                current.number, device.id, member=work.member, reason=work.reason, expected_s=work.expected_s
             )
         )
         turn.session.flush()
@@ -116,22 +105,19 @@ class RoundPlanning:
             members=manifest.members,
             references=self._references,
             layers=manifest.model.layers,
-            devices=self._known(session, devices, number=number),
+            devices=planned_devices(
+                session,
+                devices,
+                round_number=number,
+                manifest=manifest,
+                references=self._references,
+                settings=self.settings,
+            ),
             steps=1,  # each device has its own number
             rank=manifest.lora.rank,
             importance={} if after is None else self._importance(session, after),
             round_index=number,
             seed=self.settings.seed,
-        )
-
-    def _known(self, session: Session, devices: Sequence[Device], *, number: int) -> tuple[PlannedDevice, ...]:
-        return planned_devices(
-            session,
-            devices,
-            round_number=number,
-            manifest=self.family.manifest,
-            references=self._references,
-            settings=self.settings,
         )
 
     def _importance(self, session: Session, after: Round) -> dict[int, float]:
@@ -141,10 +127,6 @@ class RoundPlanning:
             layers = trained_layers(self.family.manifest.trained_parameters(each.member.depth))
             norms.append(dict(zip(layers, each.report.gradient_norms, strict=False)))
         return updated_importance({int(layer): value for layer, value in after.importance.items()}, norms)
-
-    def _alone_s(self, known: PlannedDevice, member: MemberKey) -> float:
-        time = completion_time(known.cost, member, self._references, steps=known.steps or 1, fetched=known.fetched)
-        return time.total_s
 
 
 def _expected_s(plan: RoundPlan) -> list[float]:

@@ -3,10 +3,11 @@
 from quadloom_runtime.contract.wire import ReportResponse
 from quadloom_server.aggregation.validation import Update
 from quadloom_server.rounds import control
+from quadloom_server.rounds.bounds import counted_examples
 from quadloom_server.rounds.lifecycle import finished_reason
 from quadloom_server.rounds.policy import RoundPolicy
 from quadloom_server.rounds.turn import Turn
-from quadloom_server.store.plans import planned_for
+from quadloom_server.store.plans import forget_open_plan, planned_for
 from quadloom_server.store.queries import (
     counting_round,
     expire_open_assignments,
@@ -55,7 +56,7 @@ def _is_over(turn: Turn, policy: RoundPolicy, counting: int) -> bool:
     return counting > policy.rounds or finished_reason(turn.session, policy) is not None
 
 
-def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, *, clip_norm: float | None) -> None:
+def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, *, policy: RoundPolicy) -> None:
     """Count the update; any other assignment that the device still holds is void."""
     counting = counting_round(turn.session)
     row.state = "accepted"
@@ -70,11 +71,11 @@ def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, 
             started_round=row.round_number,
             blob_sha256=upload.sha256,
             size_bytes=upload.size_bytes,
-            examples=report.examples,
+            examples=counted_examples(policy, report.examples),
             train_s=report.train_s,
             peak_step_bytes=report.peak_step_bytes,
             downloaded_bytes=report.downloaded_bytes,
-            clip_norm=clip_norm,
+            clip_norm=policy.largest_counted_norm,
             report=report.model_dump(mode="json"),
             received_at_s=turn.now_s,
         )
@@ -88,11 +89,13 @@ def accept(turn: Turn, row: Assignment, update: Update, upload: ReceivedUpload, 
 
 
 def fail(turn: Turn, row: Assignment, *, kind: str, message: str) -> None:
-    """End the assignment without an update."""
+    """End the assignment without an update. After out-of-memory, what is planned for the device holds no longer."""
     row.state = "failed"
     row.failure_kind = kind
     row.failure_message = message
     turn.session.flush()
+    if kind == "out-of-memory":
+        forget_open_plan(turn.session, device_id=row.device_id)
     turn.events.append(
         f"round {row.round_number}: {_device_name(turn, row)} failed {member_key(row).label} ({kind}: {message})"
     )

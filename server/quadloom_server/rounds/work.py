@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
 from quadloom_runtime.contract.wire import Capabilities
 from quadloom_runtime.trainer import planned_steps
+from quadloom_server.planning.plan import needed_bytes
 from quadloom_server.rounds.assigning import settings_for
 from quadloom_server.rounds.bounds import counted_examples
 from quadloom_server.rounds.knowledge import capabilities_of
@@ -41,22 +42,23 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
     begun = open_assignment(turn.session, device_id=device.id)
     if begun is not None:
         member = planning.family.member(member_key(begun))
-        if member is not None:
+        if member is not None and _fits(member, capabilities_of(device), rank=begun.rank):
             return Work(begun, member)
-        begun.state = "expired"  # the family was exported anew without this member
+        begun.state = "expired"  # the family was exported or measured anew, and the member is gone, or too large
     if has_accepted_update(turn.session, device_id=device.id, round_number=current.number):
         return NoWork(f"the update is counted, round {current.number} waits for other devices")
     latest = latest_assignment(turn.session, device_id=device.id, round_number=current.number)
     if latest is not None and latest.state == "failed" and not _may_try_again(latest, current):
         return NoWork(f"round {current.number}: {latest.failure_kind} failure, work comes again in the next round")
     planned = planned_for(turn.session, device_id=device.id, round_number=current.number)
-    if planned is None or not _still_holds(planned, current, latest, planning):
+    if planned is None or not _still_holds(planned, capabilities_of(device), current, planning):
         planned = planning.plan_alone(turn, device, current)
     key = planned_member(planned)
     member = None if key is None else planning.family.member(key)
     if member is None:
         return NoWork(planned.reason)
     no_place = why_no_place(turn, device, current, planning.policy)
+    planned.turned_away = no_place is not None
     if no_place is not None:
         return NoWork(no_place)
     row = _new_assignment(turn, device, current, member.key, attempt=latest.attempt + 1 if latest else 1)
@@ -73,32 +75,33 @@ def _ask_for(row: Assignment, capabilities: Capabilities, planning: RoundPlannin
     manifest = planning.family.manifest
     settings = settings_for(planning.settings, round_number=row.round_number, planned_steps=planned.steps)
     row.memory_limit_bytes = capabilities.memory_limit_bytes
-    row.held_examples = counted_examples(planning.policy, capabilities)
+    row.held_examples = counted_examples(planning.policy, capabilities.examples)
     row.rank = planned.rank or capabilities.rank or manifest.lora.rank
     row.settings = settings.model_dump(mode="json")
+    # Of what counts, too: who states absurdly many would stretch what the others bring (`weighting.by_steps`).
     row.steps = planned_steps(row.held_examples, batch_size=manifest.batch.batch_size, settings=settings)
     row.steps_planned = planned.steps is not None
 
 
 def _may_try_again(failed: Assignment, current: Round) -> bool:
-    return _ran_out_of_memory(failed) or failed.assigned_at_s < current.window_opened_at_s
+    return failed.failure_kind == "out-of-memory" or failed.assigned_at_s < current.window_opened_at_s
 
 
 def _still_holds(
-    planned: PlannedAssignment, current: Round, latest: Assignment | None, planning: RoundPlanning
+    planned: PlannedAssignment, capabilities: Capabilities, current: Round, planning: RoundPlanning
 ) -> bool:
-    """Whether the device does what is planned: its member is there and did not fail, or the round needs it not."""
+    """Whether the device does what is planned: its member is there and fits, or it is not needed."""
     key = planned_member(planned)
     if key is None:
         # A round that was extended lacks updates: whoever sits out may help.
         return current.window_opened_at_s == current.opened_at_s
-    if latest is not None and _ran_out_of_memory(latest) and member_key(latest) == key:
-        return False
-    return planning.family.member(key) is not None
+    member = planning.family.member(key)
+    return member is not None and _fits(member, capabilities, rank=planned.rank or capabilities.rank)
 
 
-def _ran_out_of_memory(row: Assignment) -> bool:
-    return row.failure_kind == "out-of-memory"
+def _fits(member: MemberSpec, capabilities: Capabilities, *, rank: int | None) -> bool:
+    """As the family says now: it may have been measured since the plan was made."""
+    return needed_bytes(member, rank=rank) <= capabilities.memory_limit_bytes
 
 
 def _new_assignment(turn: Turn, device: Device, current: Round, member: MemberKey, *, attempt: int) -> Assignment:

@@ -11,7 +11,7 @@ from sqlalchemy import Row, Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from quadloom_runtime.contract.manifest import MemberKey
-from quadloom_runtime.contract.wire import Capabilities, UpdateReport
+from quadloom_runtime.contract.wire import Capabilities, TrainingSettings, UpdateReport
 from quadloom_server.store.queries import member_key
 from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device
 
@@ -21,11 +21,21 @@ NEWEST_REPORTS = 32
 
 @dataclass(frozen=True)
 class ReportedWork:
-    """An accepted report, the member that it is about, and the slowdown that its device states."""
+    """An accepted report, the member that it is about, and the slowdown that its device states.
+
+    Attributes:
+        accumulation: batches per optimizer step that it trained with, whatever the task does today.
+    """
 
     member: MemberKey
     report: UpdateReport
     stated_slowdown: float
+    accumulation: int
+
+    @property
+    def graph_steps(self) -> int:
+        """Times that the device ran its training graph."""
+        return self.report.steps * self.accumulation
 
 
 @dataclass(frozen=True)
@@ -117,4 +127,5 @@ def _reports() -> Select[Any]:
 
 def _reported(row: Row[Any]) -> ReportedWork:
     slowdown = Capabilities.model_validate(row.capabilities).slowdown
-    return ReportedWork(member_key(row.Assignment), UpdateReport.model_validate(row.report), slowdown)
+    accumulation = TrainingSettings.model_validate(row.Assignment.settings).accumulation
+    return ReportedWork(member_key(row.Assignment), UpdateReport.model_validate(row.report), slowdown, accumulation)

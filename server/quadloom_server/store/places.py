@@ -26,12 +26,12 @@ def fleet_by_kind(session: Session) -> dict[str, int]:
     return {row[0]: row[1] for row in session.execute(counted)}
 
 
-def works_by_kind(session: Session) -> dict[str, int]:
-    """How often devices of each kind have had work that did not fail."""
+def works_by_kind(session: Session, *, since_round: int) -> dict[str, int]:
+    """How often devices of each kind have had work that did not fail since a round began, revoked ones not counted."""
     counted = (
         select(_KIND, func.count())
         .join(Assignment, Assignment.device_id == Device.id)
-        .where(Assignment.state != "failed")
+        .where(Assignment.state != "failed", Assignment.round_number >= since_round, Device.revoked_at_s.is_(None))
         .group_by(_KIND)
     )
     return {row[0]: row[1] for row in session.execute(counted)}

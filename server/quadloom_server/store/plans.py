@@ -74,10 +74,11 @@ def devices_without_work(session: Session, round_number: int) -> int:
 def rounds_last_included(session: Session) -> dict[str, int]:
     """By device the last round in which it was to train, or its update counted; others are left out.
 
-    One that was at work over several rounds has not sat them out.
+    One that was at work over several rounds has not sat them out. One that came and found no place has; one that never
+    came has not: it would be due for ever, and have the others wait.
     """
     planned = select(PlannedAssignment.device_id, PlannedAssignment.round_number).where(
-        PlannedAssignment.depth.is_not(None)
+        PlannedAssignment.depth.is_not(None), PlannedAssignment.turned_away.is_(False)
     )
     rounds = union_all(planned, select(AcceptedUpdate.device_id, AcceptedUpdate.round_number)).subquery()
     found = select(rounds.c.device_id, func.max(rounds.c.round_number)).group_by(rounds.c.device_id)

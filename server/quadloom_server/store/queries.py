@@ -49,6 +49,11 @@ def device_count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Device).where(Device.revoked_at_s.is_(None))) or 0
 
 
+def device_ids(session: Session) -> set[str]:
+    """The enrolled devices, revoked ones not among them."""
+    return set(session.scalars(select(Device.id).where(Device.revoked_at_s.is_(None))))
+
+
 def device_named(session: Session, name: str) -> Device | None:
     """The device that has this name now."""
     return session.scalar(select(Device).where(Device.name == name, Device.revoked_at_s.is_(None)))

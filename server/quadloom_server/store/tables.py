@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 
 class Base(DeclarativeBase):
@@ -132,6 +132,7 @@ class PlannedAssignment(Base):
 
     Without a member it sits out. `expected_s` is from the assignment to the end of the upload, None if it sits out.
     `steps` are optimizer steps, None for as many as the task's settings give; `rank` is None for that of the device.
+    `turned_away` says that it came for the work and found no place (`RoundPolicy.devices_per_round`).
     """
 
     __tablename__ = "planned_assignments"
@@ -145,6 +146,7 @@ class PlannedAssignment(Base):
     expected_s: Mapped[float | None]
     steps: Mapped[int | None]
     rank: Mapped[int | None]
+    turned_away: Mapped[bool] = mapped_column(default=False)
 
 
 class Assignment(Base):

@@ -38,6 +38,36 @@ def test_a_peak_above_the_estimate_corrects_it_and_one_below_does_not() -> None:
     assert after_step(found, PEAK, peak_bytes=10 * MEGABYTE) == found
 
 
+def test_what_a_small_member_takes_beyond_its_estimate_is_no_share_of_a_large_one() -> None:
+    """Its process takes 4 MB more than thought: ten times its graph, and still 4 MB with a larger graph."""
+    small, large = member(0, megabytes=0.4), member(1, megabytes=20)
+    found = after_step(MemoryEstimate(), small, peak_bytes=needed_bytes(small) + 4 * MEGABYTE)
+    assert found.needed_bytes(large) == needed_bytes(large) + 4 * MEGABYTE
+
+
+@given(
+    seen=st.lists(
+        st.tuples(st.sampled_from([0.4, 5.0, 20.0]), st.integers(1, 60), st.booleans()), min_size=1, max_size=6
+    )
+)
+def test_whatever_a_device_went_through_no_estimate_is_below_it(seen: list[tuple[float, int, bool]]) -> None:
+    estimate = MemoryEstimate()
+    for megabytes, seen_megabytes, failed in seen:
+        one, size = member(1, megabytes=megabytes), seen_megabytes * MEGABYTE
+        before = estimate
+        if failed:
+            estimate = after_out_of_memory(estimate, one, limit_bytes=size)
+        else:
+            estimate = after_step(estimate, one, peak_bytes=size)
+        assert all(
+            before.needed_bytes(each) <= estimate.needed_bytes(each)
+            for each in (member(1, megabytes=other) for other in (0.4, 5.0, 20.0))
+        )
+    for megabytes, seen_megabytes, failed in seen:
+        needed = estimate.needed_bytes(member(1, megabytes=megabytes))
+        assert needed > seen_megabytes * MEGABYTE if failed else needed >= seen_megabytes * MEGABYTE
+
+
 @pytest.mark.parametrize("name", ["deadline", "deadline-of-others", "deepest", "fedquad"])
 @settings(deadline=None, max_examples=15)
 @given(megabytes=st.floats(5, 45), excess=st.floats(1.0, 3.0))

@@ -203,3 +203,22 @@ def test_a_round_may_open_while_every_device_is_at_work_on_an_earlier_one(make_t
 def test_a_negative_staleness_is_refused() -> None:
     with pytest.raises(QuadloomError, match="largest_staleness is -1"):
         RoundPolicy(largest_staleness=-1)
+
+
+def test_memory_that_ran_out_after_the_round_had_closed_still_makes_the_next_member_smaller(
+    make_task: MakeTask,
+) -> None:
+    task = make_task(rounds=9, min_devices=2, min_updates=1, round_deadline_s=10)
+    fast, slow = task.enrol("fast", "slow")
+    held, mine = task.assignment(slow), task.assignment(fast)
+    task.report(mine.assignment_id, task.content(mine, 0.0))
+    task.now_s += 11
+    task.rounds.tick()
+    task.run_background()
+    answer = task.rounds.report_failure(held.assignment_id, FailureReport(kind="out-of-memory", message="no"))
+    assert answer.status == "late"
+    following = task.assignment(slow)
+    assert following.round_index == 2
+    assert following.member != held.member
+    again = task.rounds.report_failure(held.assignment_id, FailureReport(kind="out-of-memory", message="no"))
+    assert again.status == "duplicate"

@@ -9,7 +9,12 @@ import pytest
 
 from quadloom_runtime.contract.wire import FailureReport
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.planning.cost_model import reference_costs
+from quadloom_server.rounds import places
+from quadloom_server.rounds.control import revoke_device
+from quadloom_server.rounds.knowledge import planned_devices
 from quadloom_server.rounds.policy import RoundPolicy
+from quadloom_server.store.plans import rounds_last_included
 from quadloom_server.store.tables import Device
 
 MakeTask = Callable[..., Any]
@@ -180,3 +185,70 @@ def test_devices_without_a_profile_are_a_kind_of_their_own(make_task: MakeTask) 
 def test_a_policy_that_could_not_work_is_refused(policy: dict[str, Any], cause: str) -> None:
     with pytest.raises(QuadloomError, match=cause):
         RoundPolicy(**policy)
+
+
+def test_who_found_no_place_has_not_been_included(make_task: MakeTask) -> None:
+    task = make_task(rounds=9, min_devices=2, min_updates=1, devices_per_round=1)
+    fast, slow, gone = task.enrol("fast", "slow", "gone")
+    for _ in range(3):
+        held = task.assignment(fast)
+        assert task.rounds.check_in(slow).assignment is None
+        finish(task, held)
+    with task.state.sessions() as session:
+        assert rounds_last_included(session) == {fast: 4, slow: 4, gone: 4}, "all are to train in the open round"
+    task.assignment(fast)
+    assert task.rounds.check_in(slow).assignment is None
+    with task.state.sessions() as session:
+        assert rounds_last_included(session) == {fast: 4, gone: 4}, "who never came is not due for ever"
+
+
+def test_a_device_that_is_due_and_finds_no_place_stays_due(make_task: MakeTask) -> None:
+    task = make_task(rounds=9, min_devices=2, min_updates=1, devices_per_round=1)
+    fast, slow = task.enrol("fast", "slow")
+    for _ in range(3):
+        held = task.assignment(fast)
+        assert task.rounds.check_in(slow).assignment is None
+        finish(task, held)
+    task.assignment(fast)
+    assert task.rounds.check_in(slow).assignment is None
+    with task.state.sessions() as session:
+        row = session.get_one(Device, slow)
+        family = task.family.manifest
+        (known,) = planned_devices(
+            session,
+            [row],
+            round_number=5,
+            manifest=family,
+            references=reference_costs(family),
+            settings=task.settings,
+        )
+    assert known.rounds_since_included == 4
+
+
+@pytest.mark.parametrize("joined", ["late", "after others left"])
+def test_kinds_take_turns_by_what_they_had_lately(
+    make_task: MakeTask, joined: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither may a kind that joins late have every place, nor one whose devices left have none."""
+    monkeypatch.setattr(places, "ROUNDS_REMEMBERED", 6)
+    task = make_task(**ASYNCHRONOUS | {"min_devices": 2}, selection="in-turn")
+    old = task.enrol("old-0", "old-1", "old-2", profile="old")
+    for turn in range(12):
+        finish(task, task.assignment(old[turn % 3]))
+    if joined == "late":
+        new = task.enrol("new-0", "new-1", "new-2", profile="new")
+    else:
+        new = task.enrol("new-0", profile="new")
+        for each in old[1:]:
+            with task.rounds.turn() as turn:
+                revoke_device(turn, each)
+        old = old[:1]
+    had: Counter[str] = Counter()
+    for _ in range(12):
+        # One of each kind comes; the others are at work or done with the round.
+        for kind, device in (("old", old[had["old"] % len(old)]), ("new", new[had["new"] % len(new)])):
+            answer = task.rounds.check_in(device)
+            if answer.assignment is not None:
+                had[kind] += 1
+                finish(task, answer.assignment)
+    assert min(had.values()) >= had.total() / 3

@@ -10,6 +10,7 @@ import pytest
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.contract.wire import Evaluation, FailureReport
 from quadloom_runtime.errors import QuadloomError
+from quadloom_server.rounds.control import revoke_device
 from quadloom_server.rounds.policy import RoundPolicy
 
 MakeTask = Callable[..., Any]
@@ -257,3 +258,20 @@ def test_a_policy_out_of_range_is_refused_by_name_and_value(wrong: dict[str, Any
     ((name, value),) = wrong.items()
     with pytest.raises(QuadloomError, match=f"{name} is {value}"):
         RoundPolicy(**wrong)
+
+
+def test_a_device_that_was_told_and_then_revoked_does_not_stand_for_one_that_was_not(make_task: MakeTask) -> None:
+    task = make_task(rounds=1, min_devices=3, min_updates=1, round_deadline_s=10)
+    first, second, third = task.enrol("first", "second", "third")
+    mine = task.assignment(first)
+    task.report(mine.assignment_id, task.content(mine, 0.0))
+    task.now_s += 11
+    task.rounds.tick()
+    task.run_background()
+    assert task.rounds.check_in(first).task_state == "finished"
+    with task.rounds.turn() as turn:
+        revoke_device(turn, first)
+    task.rounds.check_in(second)
+    assert not task.rounds.every_device_knows()
+    task.rounds.check_in(third)
+    assert task.rounds.every_device_knows()

@@ -26,7 +26,7 @@ def stored_updates(task: Any) -> set[str]:
     ("policy", "changed", "cause"),
     [
         ({}, {"examples": 101}, "claims 101 examples, at most 100 are"),
-        ({"max_examples_per_update": 20}, {"examples": 21}, "claims 21 examples, at most 20 are"),
+        ({"max_examples_per_update": 20}, {"examples": 101}, "claims 101 examples, at most 100 are"),
         ({}, {"change": 0.5, "steps": 51}, "claims 51 steps, at most 50 are"),
         ({"max_update_norm": 1.0}, {"change": 0.5}, r"has the L2 norm 6\.\d+, more than 1"),
     ],
@@ -52,12 +52,12 @@ def test_bounds_follow_from_what_the_device_has_and_was_asked_to_do() -> None:
     # A report counts different examples, however often the device passes over them.
     assert (found.examples, found.steps, found.norm) == (25, 12, None)
     found = update_bounds(
-        RoundPolicy(max_examples_per_update=20, max_update_norm=2.0),
+        RoundPolicy(max_update_norm=2.0),
         TrainingSettings(epochs=3, max_steps=5),
         capabilities,
         batch_size=4,
     )
-    assert (found.examples, found.steps, found.norm) == (20, 5, 2.0)
+    assert (found.examples, found.steps, found.norm) == (25, 5, 2.0)
 
 
 def test_clipping_scales_a_large_update_and_the_aggregate_follows_from_the_stored_updates(make_task: MakeTask) -> None:
@@ -145,3 +145,14 @@ def test_bounds_that_bound_nothing_are_refused(wrong: dict[str, Any]) -> None:
 
     with pytest.raises(QuadloomError, match=next(iter(wrong))):
         RoundPolicy(**wrong)
+
+
+def test_a_device_with_more_examples_than_may_count_takes_part_and_counts_no_more(make_task: MakeTask) -> None:
+    task = make_task(rounds=2, min_devices=2, min_updates=2, max_examples_per_update=20)
+    devices = task.enrol("rich", "poor")
+    for device, examples, change in zip(devices, (100, 20), (1.0, 0.0), strict=True):
+        mine = task.assignment(device)
+        assert task.report(mine.assignment_id, task.content(mine, change, examples=examples)).status == "accepted"
+    task.run_background()
+    moved = [task.parameters(1)[name] - value for name, value in task.parameters(0).items()]
+    assert np.concatenate([each.ravel() for each in moved]) == pytest.approx(0.5, abs=1e-6)
