@@ -77,6 +77,7 @@ def _devices(manifest: "FamilyManifest", fleet: "FleetFile") -> list["PlannedDev
     from quadloom_runtime.contract.wire import Capabilities
     from quadloom_runtime.emulation.fleet_file import fleet_devices
     from quadloom_runtime.emulation.profiles import MBIT_PER_S, profile
+    from quadloom_runtime.errors import QuadloomError
     from quadloom_server.planning.cost_model import DeviceCost
     from quadloom_server.planning.memory_estimate import MemoryEstimate
     from quadloom_server.planning.round_plan import PlannedDevice
@@ -86,6 +87,11 @@ def _devices(manifest: "FamilyManifest", fleet: "FleetFile") -> list["PlannedDev
     planned = []
     for device, section in zip(fleet_devices(fleet), sections, strict=True):
         kind = profile(section.profile)
+        if section.rank is not None and section.rank > manifest.lora.rank:
+            raise QuadloomError(
+                f"{section.profile} has the rank {section.rank}, the family {manifest.lora.rank}",
+                remedy="give a device the family's rank at most, or export the family with a higher --rank",
+            )
         link = None if section.link_mbps is None else section.link_mbps * MBIT_PER_S
         cost = DeviceCost(
             slowdown=section.slowdown or kind.slowdown,

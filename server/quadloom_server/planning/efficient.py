@@ -131,7 +131,14 @@ def efficient(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
     Of several that are equal in all three, the one whose format the device names first.
     """
-    return tuple(each for each in candidates if not any(_dominates(other, each) for other in candidates))
+    kept, points = set(), list[tuple[float, float]]()
+    # What beats another comes before it in this order, and is itself kept or beaten by one that is.
+    for each in sorted(candidates, key=lambda each: (-each.depth, *faster(each))):
+        time_s, error = each.recurring_s, each.error
+        if not any(other_s <= time_s and other_error <= error for other_s, other_error in points):
+            points.append((time_s, error))
+            kept.add(each.key)
+    return tuple(each for each in candidates if each.key in kept)
 
 
 def least_quantized(context: RoundContext, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -213,10 +220,3 @@ def faster(candidate: Candidate) -> tuple[float, float, int, str]:
 
 def _quantized_less(candidate: Candidate) -> tuple[object, ...]:
     return (candidate.key.quantized_layers, *faster(candidate))
-
-
-def _dominates(one: Candidate, other: Candidate) -> bool:
-    ours, theirs = (-one.depth, one.recurring_s, one.error), (-other.depth, other.recurring_s, other.error)
-    if ours == theirs:
-        return (one.preference, one.key.label) < (other.preference, other.key.label)
-    return all(mine <= its for mine, its in zip(ours, theirs, strict=True))

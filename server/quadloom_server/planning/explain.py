@@ -73,4 +73,4 @@ def _speed(cost: DeviceCost) -> str:
 
 
 def _link(bytes_per_s: float | None) -> str:
-    return "no bound" if bytes_per_s is None else f"{bytes_per_s / BYTES_PER_MBIT:.0f} Mbit/s"
+    return "no bound" if bytes_per_s is None else f"{bytes_per_s / BYTES_PER_MBIT:.3g} Mbit/s"

@@ -91,3 +91,17 @@ def test_options_that_mean_nothing_are_refused(
 ) -> None:
     with pytest.raises(QuadloomError, match=cause):
         run(family_folder, fleet_file, *words)
+
+
+def test_a_rank_above_the_familys_is_refused_as_the_server_would(family_folder: Path, fleet_file: Path) -> None:
+    fleet_file.write_text(fleet_file.read_text() + "rank = 4\n")
+    with pytest.raises(QuadloomError, match="raspberry-pi-4 has the rank 4, the family 2"):
+        run(family_folder, fleet_file)
+
+
+def test_a_slow_link_is_shown_as_slow(
+    family_folder: Path, fleet_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet_file.write_text(fleet_file.read_text().replace("link_mbps = 16", "link_mbps = 0.25"))
+    assert run(family_folder, fleet_file, "--explain") == 0
+    assert "0.25 Mbit/s down" in capsys.readouterr().out
