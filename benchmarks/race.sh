@@ -77,6 +77,12 @@ run() { # NAME
         race ranks family-rank-16 movies --setting ranks-iid --budget-virtual-s 24 --evaluations 6 \
             --methods flexlora-change,flexlora,zero-padding,uniform-smallest-rank
         ;;
+    ranks-nouns) # the same with 26 classes
+        "$python" examples/wordnet_nouns/prepare.py "$work/nouns"
+        family family-nouns-rank-16 --num-labels 26 --depths 6 --rank 16
+        race ranks-nouns family-nouns-rank-16 nouns --setting ranks-iid --budget-virtual-s 32 --evaluations 8 \
+            --methods flexlora-change,flexlora,zero-padding,uniform-smallest-rank
+        ;;
     *)
         echo "race.sh: no race is called '$1'" >&2
         exit 2
@@ -84,5 +90,5 @@ run() { # NAME
     esac
 }
 
-[ $# -gt 0 ] || set -- middle-group slowest ranks slow-links parts middle-iid high-group low-group nouns high-iid low-iid
+[ $# -gt 0 ] || set -- middle-group slowest ranks ranks-nouns slow-links parts middle-iid high-group low-group nouns high-iid low-iid
 for name in "$@"; do run "$name"; done

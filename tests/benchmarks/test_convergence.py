@@ -2,7 +2,9 @@
 
 import json
 import math
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tests.server.simulation.conftest import family, family_of_rank, inputs  # n
 
 from quadloom_benchmarks.convergence import ceiling as ceiling_module
 from quadloom_benchmarks.convergence import race as race_module
+from quadloom_benchmarks.convergence import tuning as tuning_module
 from quadloom_benchmarks.convergence.ceiling import Ceiling
 from quadloom_benchmarks.convergence.found import Convergence, Point, Row, Run
 from quadloom_benchmarks.convergence.grid import Choice, best
@@ -93,6 +96,67 @@ def test_another_learning_rate_method_or_budget_is_another_run_beside_the_first(
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+@pytest.fixture
+def recorded(monkeypatch):
+    """The runs that choose a rate, the race's, and central trainings, as they were asked for; nothing is trained.
+
+    Made up are accuracies by which 3e-2 is the best rate of every method, and 1e-5 that of central training.
+    """
+    found = SimpleNamespace(tuning=[], race=[], central=[])
+
+    def tuned(run, method, learning_rate, _work):
+        found.tuning.append((run, method, learning_rate))
+        return SimpleNamespace(at=lambda _time_s: judged(learning_rate))
+
+    def raced(run, method, learning_rate, _work):
+        found.race.append((run, method, learning_rate))
+        raise TrainingDivergedError("the loss of step 3", math.nan)
+
+    def trained(training, _family, _key, seed):
+        found.central.append((training, seed))
+        return SimpleNamespace(evaluation=judged(1 - training.settings.learning_rate))
+
+    monkeypatch.setattr(tuning_module, "play", tuned)
+    monkeypatch.setattr(race_module, "play", raced)
+    monkeypatch.setattr(ceiling_module, "train_member", trained)
+    return found
+
+
+def rows(path):
+    return {(each.text, each.label) for each in load_examples(path)}
+
+
+def check_validation_text(of, inputs):  # noqa: F811
+    """Neither the held-out text of the race, nor anything that is trained on."""
+    assert of.held_out != inputs.held_out
+    assert rows(of.held_out) < rows(inputs.train)
+    assert not rows(of.held_out) & rows(of.train)
+
+
+def test_methods_rates_are_chosen_on_validation_text_in_shorter_runs_of_their_own_seed(words, inputs, recorded):  # noqa: F811
+    assert main(words) == 0
+    assert [each[1:] for each in recorded.tuning] == list(product(("best", "flexlora"), (1e-5, 3e-2)))
+    for run, *_ in recorded.tuning:
+        check_validation_text(run.inputs, inputs)
+        assert run.settings.seed == 1000
+        assert run.budget_s == run.settings.evaluations.times_s[-1] == 30
+        assert len(run.settings.evaluations.times_s) == 3
+    assert [each[1:] for each in recorded.race] == [(method, 3e-2) for _ in range(2) for method in ("best", "flexlora")]
+    assert [run.settings.seed for run, *_ in recorded.race] == [0, 0, 1, 1]
+    assert {(run.inputs, run.budget_s) for run, *_ in recorded.race} == {(inputs, 60)}
+
+
+def test_the_ceilings_rate_is_chosen_on_validation_text_by_a_run_of_its_own_seed(words, inputs, recorded):  # noqa: F811
+    assert main(words) == 0
+    trying, final = ([each for each in recorded.central if (each[1] == 1000) is wanted] for wanted in (True, False))
+    assert [training.settings.learning_rate for training, _ in trying] == [1e-5, 3e-2]
+    for training, _ in trying:
+        check_validation_text(training, inputs)
+    assert [(seed, training.head_only) for training, seed in final] == [(0, False), (1, False), (2, False), (0, True)]
+    assert {training.settings.learning_rate for training, _ in final} == {1e-5}
+    assert {(training.train, training.held_out) for training, _ in final} == {(inputs.train, inputs.held_out)}
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_validation_text_is_a_part_of_the_training_text_that_is_not_trained_on(inputs, tmp_path, share):  # noqa: F811
     held_out_before = inputs.held_out.read_bytes()
@@ -107,8 +171,10 @@ def test_validation_text_is_a_part_of_the_training_text_that_is_not_trained_on(i
 
 
 def test_the_rate_with_the_best_score_is_chosen_and_of_equal_ones_the_smallest():
-    assert best({1e-3: 0.5, 2e-3: 0.75, 4e-3: 0.75}).learning_rate == 2e-3
-    assert best({1e-3: 0.5}).scores == ((1e-3, 0.5),)
+    assert best({1e-3: 0.5, 2e-3: 0.75, 4e-3: 0.75}, of="best").learning_rate == 2e-3
+    assert best({1e-3: 0.5}, of="best").scores == ((1e-3, 0.5),)
+    with pytest.raises(QuadloomError, match=r"hetlora diverged at each of the learning rates 0\.002, 0\.004"):
+        best({4e-3: 0.0, 2e-3: 0.0}, of="hetlora")
 
 
 def judged(accuracy):

@@ -86,7 +86,7 @@ def find_ceiling(inputs: Inputs, settings: RunSettings, grid: Grid, *, epochs: i
         validation = validation_inputs(inputs, share=grid.validation_share, work=work)
         tried = [(training(validation, rate), inputs.family, grid.seed, work) for rate in grid.rates]
         found = run_each(_validated, tried, jobs=jobs, remedy=REMEDY)
-        choice = best(dict(zip(grid.rates, found, strict=True)))
+        choice = best(dict(zip(grid.rates, found, strict=True)), of="central training")
     chosen = training(inputs, choice.learning_rate)
     wanted = [(chosen, inputs.family, seed, work) for seed in SEEDS]
     wanted.append((replace(chosen, head_only=True), inputs.family, SEEDS[0], work))

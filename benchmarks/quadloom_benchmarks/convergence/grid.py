@@ -44,8 +44,21 @@ class Choice(Value):
     made_for: str | None = None
 
 
-def best(scores: Mapping[float, float]) -> Choice:
-    """The rate of the largest score, of equal ones the smallest."""
+def best(scores: Mapping[float, float], *, of: str) -> Choice:
+    """The rate of the largest score, of equal ones the smallest.
+
+    Args:
+        scores: 0 where training diverged.
+        of: what was trained, for the error.
+
+    Raises:
+        QuadloomError: training diverged at every rate.
+    """
+    if max(scores.values()) == 0:
+        raise QuadloomError(
+            f"{of} diverged at each of the learning rates {', '.join(f'{rate:g}' for rate in sorted(scores))}",
+            remedy="give smaller ones",
+        )
     rate = min(scores, key=lambda each: (-scores[each], each))
     return Choice(learning_rate=rate, scores=tuple(sorted(scores.items())))
 

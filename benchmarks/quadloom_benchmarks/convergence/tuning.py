@@ -40,7 +40,7 @@ def tuned(
     tried = list(product(methods, grid.rates))
     runs = [(shorter, times, method, rate, work) for method, rate in tried]
     scores = dict(zip(tried, run_each(_score, runs, jobs=jobs, remedy=REMEDY), strict=True))
-    return {method: best({rate: scores[method, rate] for rate in grid.rates}) for method in methods}
+    return {method: best({rate: scores[method, rate] for rate in grid.rates}, of=method) for method in methods}
 
 
 def _score(run: Play, times: AtTimes, method: str, learning_rate: float, work: Path) -> float:

@@ -1,6 +1,5 @@
 """Rank as a choice: who has a slow link sends fewer terms of the adapters, and so trains deeper by the same time."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -11,17 +10,21 @@ from tests.server.planning.fleets import (
     RANK,
     Scene,
     best_end,
+    check_legal,
     context,
     device,
+    gradients,
+    gradients_of_layers,
     member,
     physical_family,
     physical_scenes,
+    worth,
 )
 
-from quadloom_runtime.contract.manifest import TensorSpec
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner, is_due
 from quadloom_server.planning.efficient import feasible
+from quadloom_server.planning.memory_estimate import MemoryEstimate
 from quadloom_server.planning.plan import needed_bytes
 from quadloom_server.planning.registry import PLANNERS, RANK_SHARES
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
@@ -55,23 +58,6 @@ def chosen_by(given_context: RoundContext, each: PlannedDevice, end_s: float) ->
     """Depth and rank: deepest first, then the highest rank."""
     in_time = [option[:2] for option in options(given_context, each) if option[2] <= end_s * (1 + 1e-12)]
     return max(in_time, default=None)
-
-
-def worth(given_context: RoundContext, chosen: Mapping[str, tuple[int, int] | None], end_s: float) -> float:
-    """The objective, term by term: the first n of the family's terms of a layer are worth (n / RANK) ** 0.5 of it."""
-    examples = {each.name: each.capabilities.examples for each in given_context.devices if each.name in chosen}
-    total = 0.0
-    for layer in range(given_context.layers):
-        for term in range(RANK):
-            on = [
-                name
-                for name, work in chosen.items()
-                if work is not None and layer >= given_context.layers - work[0] and term < work[1]
-            ]
-            share = ((term + 1) / RANK) ** 0.5 - (term / RANK) ** 0.5
-            coverage = sum(examples[name] for name in on) / sum(examples.values())
-            total += given_context.importance[layer] * share * coverage**0.5
-    return total / end_s
 
 
 @settings(deadline=None, max_examples=50)
@@ -143,10 +129,6 @@ def test_settings_that_mean_nothing_are_refused(name: str, value: object) -> Non
         DeadlineSettings(**{name: value})  # type: ignore[arg-type]
 
 
-def gradients(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=f"gradient.{name}", shape=shape, dtype="float32") for name, shape in shapes.items())
-
-
 LAYER = "base_model.model.encoder.layer.0.query"
 LORA = {f"{LAYER}.lora_A.weight": (RANK, 100), f"{LAYER}.lora_B.weight": (100, RANK)}
 HEADLESS = gradients(LORA)
@@ -167,6 +149,32 @@ def test_a_rank_that_would_need_more_memory_than_there_is_is_not_chosen() -> Non
         return work.rank
 
     assert [chosen(needed[rank]) for rank in (4, 2, RANK)] == [4, 2, None]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    megabytes=st.lists(st.sampled_from([1, 5, 20]), min_size=1, max_size=4),
+    links=st.lists(st.sampled_from([1e3, 1e4, 1e5]), min_size=1, max_size=3),
+    factors=st.lists(st.sampled_from([1.0, 1.5]), min_size=3, max_size=3),
+    own=st.sampled_from([None, 4]),
+    spare=st.integers(0, 2 * MEGABYTE),
+)
+def test_whom_its_link_draws_to_a_low_rank_has_the_memory_for_it(
+    megabytes: list[int], links: list[float], factors: list[float], own: int | None, spare: int
+) -> None:
+    """With a head this large every lower rank needs up to 1.6 MB more, which not all of the devices have."""
+    members = [
+        member(depth, megabytes=size, outputs=gradients_of_layers(depth, width=100, head_width=100_000))
+        for depth, size in enumerate(megabytes)
+    ]
+    fleet = []
+    for place, (bytes_per_s, factor) in enumerate(zip(links, factors, strict=False)):
+        linked_device = linked(device(f"device-{place}", 100, waited=3), bytes_per_s, own)
+        memory = MemoryEstimate({"onnx": factor}, rank=own)
+        limit = memory.needed_bytes(members[-1]) + spare
+        limited = linked_device.capabilities.model_copy(update={"memory_limit_bytes": limit})
+        fleet.append(replace(linked_device, capabilities=limited, memory=memory))
+    check_legal(context(members, fleet), PLANNERS["deadline-ranks"](context(members, fleet)))
 
 
 def test_what_happened_at_a_low_rank_is_held_against_what_it_needs_at_that_rank() -> None:

@@ -1,5 +1,7 @@
 """A round is planned when it opens, all devices at once; the plan is kept, followed, and says who sits out and why."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -328,18 +330,22 @@ def test_the_extremes_of_what_a_device_may_say_do_not_stop_the_task(
 
 @pytest.mark.parametrize("name", PLANNERS)
 @pytest.mark.parametrize("seed", range(3))
-def test_no_assignment_ever_exceeds_the_limit_that_the_device_has(make_task: MakeTask, name: str, seed: int) -> None:
+def test_no_assignment_ever_exceeds_the_limit_or_needs_as_much_as_one_that_failed_under_it(
+    make_task: MakeTask, name: str, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     task = make_task(rounds=99, min_devices=3, planner=name, round_deadline_s=60)
     members = {each.key: each for each in task.family.manifest.members}
     limits: dict[str, int] = {}
+    failed: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    """By device: what a member needs that ran out of memory, and the limit then."""
 
     def enrol_anew(device: str) -> None:
         limits[device] = int(random.integers(10, 90)) * 1_000_000
         ids[device] = task.enrol(device, memory_limit_bytes=limits[device], slowdown=float(random.uniform(1, 20)))[0]
 
     ids: dict[str, str] = {}
-    given = 0
+    given = given_after_failure = 0
     for device in ("one", "two", "three"):
         enrol_anew(device)
     for _ in range(60):
@@ -351,12 +357,18 @@ def test_no_assignment_ever_exceeds_the_limit_that_the_device_has(make_task: Mak
             task.now_s += 30
             continue
         given += 1
-        assert needed_bytes(members[assignment.member]) <= limits[device]
+        needed = needed_bytes(members[assignment.member])
+        assert needed <= limits[device]
+        too_much = [failed_needed for failed_needed, limit in failed[device] if limit >= limits[device]]
+        given_after_failure += bool(too_much)
+        assert needed < min(too_much, default=math.inf)
         if random.random() < 0.3:
+            failed[device].append((needed, limits[device]))
             task.rounds.report_failure(assignment.assignment_id, OUT_OF_MEMORY)
         else:
             report(task, ids[device])
     assert given > 10
+    assert given_after_failure > 0
 
 
 def test_waiting_is_told_per_round_against_a_uniform_plan(make_task: MakeTask) -> None:

@@ -31,6 +31,7 @@ count = 3
 slowdown = 1
 holds = "2,0"
 """
+OF_TWO_RANKS = FLEET.replace("slowdown = 4", "slowdown = 4\nrank = 2")
 ALONE = """
 import argparse, sys
 from quadloom_server.commands import simulate
@@ -41,12 +42,18 @@ sys.exit(simulate.run(parser.parse_args()))
 
 
 @pytest.fixture
-def words(inputs, tmp_path):
-    """Every argument but --out and the budget; some updates are always under way."""
+def by_the_method(inputs, tmp_path):
+    """Every argument but --out, the budget, and when rounds close."""
     (tmp_path / "fleet.toml").write_text(FLEET)
     found = ["--family", str(inputs.family), "--fleet", str(tmp_path / "fleet.toml"), "--train", str(inputs.train)]
     found += ["--eval", str(inputs.held_out), "--method", "fedquad-steady", "--steps", "2", "--eval-every", "3"]
-    return [*found, "--updates-to-close", "1", "--largest-staleness", "3", "--seed", "5"]
+    return [*found, "--seed", "5"]
+
+
+@pytest.fixture
+def words(by_the_method):
+    """The same, and some updates are always under way."""
+    return [*by_the_method, "--updates-to-close", "1", "--largest-staleness", "3"]
 
 
 def run(words):
@@ -102,6 +109,54 @@ def test_the_budget_of_virtual_seconds_is_where_the_run_ends(words, tmp_path, ca
     assert found["records"][-1]["index"] == 7
     assert found["ended_s"] == 1.001 * ends
     assert "after" in capfd.readouterr().out
+
+
+def saved(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("given", "closing"),
+    [
+        (["--updates-to-close", "4"], {"updates": 4, "largest_staleness": 8}),
+        (["--largest-staleness", "4"], {"updates": 2, "largest_staleness": 4}),
+        ([], None),
+    ],
+)
+def test_when_rounds_close_is_the_methods_rule_but_for_what_is_given(by_the_method, tmp_path, given, closing):
+    out = ["--out", str(tmp_path / "out"), "--rounds", "1"]
+    assert run([*by_the_method, "--method", "best", *given, *out]) == 0
+    assert saved(tmp_path / "out")["settings"]["closing"] == closing
+
+
+def test_where_ranks_differ_every_judged_round_says_how_much_lies_above_the_smallest(by_the_method, tmp_path, capfd):
+    (tmp_path / "fleet.toml").write_text(OF_TWO_RANKS)
+    out = ["--out", str(tmp_path / "out"), "--rounds", "4"]
+    assert run([*by_the_method, "--method", "flexlora", *out]) == 0
+    records = saved(tmp_path / "out")["records"]
+    judged = [each["energy_above"] for each in records if each["evaluation"]]
+    assert len(judged) == 2
+    assert all(each["energy_above"] == {} for each in records if not each["evaluation"])
+    assert all(set(each) == {"0", "1"} for each in judged)
+    assert all(0 <= share <= 1 for each in judged for share in each.values())
+    untrained, trained = judged
+    assert set(untrained.values()) == {0.0}
+    assert all(0 < share < 1 for share in trained.values()), "whoever trains at rank 4 moves terms above the second"
+    _, head, *lines = capfd.readouterr().out.splitlines()
+    assert head.split()[-2:] == ["above", "%"]
+    shown = [float(line.split()[-1]) for line in lines[:2]]
+    assert shown == pytest.approx([0, 50 * sum(trained.values())], abs=0.01)
+
+
+@pytest.mark.parametrize(("method", "fleet"), [("fedquad", OF_TWO_RANKS), ("flexlora", FLEET)])
+def test_where_all_train_at_one_rank_nothing_is_said_of_what_lies_above(by_the_method, tmp_path, capfd, method, fleet):
+    (tmp_path / "fleet.toml").write_text(fleet)
+    out = ["--out", str(tmp_path / "out"), "--rounds", "1", "--eval-every", "1"]
+    assert run([*by_the_method, "--method", method, *out]) == 0
+    records = saved(tmp_path / "out")["records"]
+    assert all(each["evaluation"] for each in records)
+    assert all(each["energy_above"] == {} for each in records)
+    assert "above" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
