@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
 from quadloom_runtime.units import format_bytes
 from quadloom_server.planning.cost_model import CompletionTime, completion_time
-from quadloom_server.planning.plan import EQUAL_ERROR_DIGITS
 from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, RoundContext
 
 SHOWN_FILES_S = 0.05
 """Fetching files is mentioned where it shows in seconds with one decimal."""
+EQUAL_ERROR_DIGITS = 4
+"""Decimals to which gradient errors are compared: below, the formats round differently, and none is better for it."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from quadloom_runtime.contract.manifest import Format, MemberSpec
-from quadloom_server.planning.plan import peak_bytes, reserve_bytes
+from quadloom_server.planning.member_memory import peak_bytes, reserve_bytes
 
 OUT_OF_MEMORY_EXCESS = 1.05
 """A step that ran out of memory is taken to need 5 % more than the limit: how much more it would need, nobody saw.

@@ -11,8 +11,8 @@ from quadloom_runtime.contract.wire import Capabilities, TrainingSettings
 from quadloom_runtime.trainer import planned_steps
 from quadloom_server.planning.calibration import SHORTEST_STEP_S, TrainingReport, TransferReport, calibrated
 from quadloom_server.planning.cost_model import DeviceCost, ReferenceCost, step_s
+from quadloom_server.planning.member_memory import as_demanding_as
 from quadloom_server.planning.memory_estimate import MemoryEstimate, after_out_of_memory, after_step
-from quadloom_server.planning.plan import as_demanding_as
 from quadloom_server.planning.round_plan import PlannedDevice
 from quadloom_server.store import history, plans
 from quadloom_server.store.history import OutOfMemory, ReportedWork

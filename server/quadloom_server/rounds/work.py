@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
 from quadloom_runtime.contract.wire import Capabilities
 from quadloom_runtime.trainer import planned_steps
-from quadloom_server.planning.plan import needed_bytes
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.rounds.assigning import settings_for
 from quadloom_server.rounds.bounds import counted_examples
 from quadloom_server.rounds.knowledge import capabilities_of

@@ -14,7 +14,7 @@ from quadloom_server.planning.cost_model import (
     completion_time,
     downloaded_bytes,
 )
-from quadloom_server.planning.plan import BYTES_PER_VALUE
+from quadloom_server.planning.member_memory import BYTES_PER_VALUE
 from quadloom_server.simulation.fleet import SimulatedDevice
 from quadloom_server.simulation.fleet_file import TimeSection
 from quadloom_server.simulation.local_training import LocalWork, moved_rows

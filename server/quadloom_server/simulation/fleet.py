@@ -11,7 +11,7 @@ from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.member_names import find_member
 from quadloom_runtime.units import parse_bytes
 from quadloom_server.planning.cost_model import DeviceCost
-from quadloom_server.planning.plan import needed_bytes
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.simulation.fleet_file import GroupSection, SimulatedFleet
 from quadloom_server.simulation.randomness import generator
 

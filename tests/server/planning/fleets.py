@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from quadloom_runtime.contract.manifest import BlobReference, GradientError, MemberKey, MemberSpec, TensorSpec
 from quadloom_runtime.contract.wire import Capabilities
 from quadloom_server.planning.cost_model import DeviceCost, ReferenceCost, step_seconds
+from quadloom_server.planning.member_memory import RESERVE_BYTES
 from quadloom_server.planning.memory_estimate import MemoryEstimate, after_out_of_memory, after_step
-from quadloom_server.planning.plan import RESERVE_BYTES
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext, RoundPlan
 
 MEGABYTE = 1_000_000

@@ -9,6 +9,7 @@ from tests.server.planning.fleets import GIGA, member
 from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.family_folder import load_manifest
 from quadloom_server.planning.cost_model import (
+    QUANTIZATION_OPERATIONS,
     REFERENCE_SECONDS_PER_OPERATION,
     DeviceCost,
     ReferenceCost,
@@ -17,7 +18,6 @@ from quadloom_server.planning.cost_model import (
     step_s,
     step_seconds,
 )
-from quadloom_server.planning.plan import QUANTIZATION_OPERATIONS
 
 KEY = MemberKey(depth=2, quantized_layers=1)
 OTHER = MemberKey(depth=1, quantized_layers=0)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tests.server.planning.fleets import MEGABYTE, RANK, device, member
 
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
-from quadloom_server.planning.cost_model import ReferenceCost, step_seconds
+from quadloom_server.planning.cost_model import QUANTIZATION_OPERATIONS, ReferenceCost, step_seconds
 from quadloom_server.planning.deepest_each import deepest_each
-from quadloom_server.planning.plan import QUANTIZATION_OPERATIONS, needed_bytes
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.planning.round_plan import PlannedWork, RoundContext
 
 sizes = st.integers(min_value=1, max_value=1000)

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from tests.server.planning.fleets import member
 
 from quadloom_runtime.contract.manifest import MemberSpec, TensorSpec
-from quadloom_server.planning.memory_estimate import MemoryEstimate
-from quadloom_server.planning.plan import (
+from quadloom_server.planning.member_memory import (
     COPIES_IN_TRAINING,
     PLANNED_PEAK_SAFETY,
     RESERVE_BYTES,
     as_demanding_as,
     needed_bytes,
 )
+from quadloom_server.planning.memory_estimate import MemoryEstimate
 
 families = st.dictionaries(
     st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from(["onnx", "executorch"])).filter(

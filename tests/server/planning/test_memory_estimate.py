@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.server.planning.fleets import MEGABYTE, context, device, member, physical_family
 
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.planning.memory_estimate import MemoryEstimate, after_out_of_memory, after_step
-from quadloom_server.planning.plan import needed_bytes
 from quadloom_server.planning.registry import PLANNERS
 
 PEAK = member(1, megabytes=20)

@@ -24,8 +24,8 @@ from tests.server.planning.fleets import (
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner, is_due
 from quadloom_server.planning.efficient import feasible
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.planning.memory_estimate import MemoryEstimate
-from quadloom_server.planning.plan import needed_bytes
 from quadloom_server.planning.registry import PLANNERS, RANK_SHARES
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
 from quadloom_server.rounds.knowledge import memory_estimate

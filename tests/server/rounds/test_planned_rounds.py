@@ -13,7 +13,7 @@ from quadloom_runtime.contract.status import RoundStatus, RoundWork
 from quadloom_runtime.contract.wire import Capabilities, FailureReport
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.planning.cost_model import DeviceCost, reference_costs
-from quadloom_server.planning.plan import needed_bytes
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.planning.registry import PLANNERS, planner
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
 from quadloom_server.rounds.policy import RoundPolicy

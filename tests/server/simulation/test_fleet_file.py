@@ -8,7 +8,7 @@ import pytest
 from quadloom_runtime.errors import QuadloomError
 from quadloom_runtime.family_folder import load_manifest
 from quadloom_runtime.member_names import find_member
-from quadloom_server.planning.plan import needed_bytes
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.simulation.fleet import group_sizes, simulated_devices
 from quadloom_server.simulation.fleet_file import SimulatedFleet, load_simulated_fleet
 

@@ -13,7 +13,7 @@ from quadloom_server.aggregation.running_mean import RunningMean, apply, fold
 from quadloom_server.aggregation.weighting import Share
 from quadloom_server.planning.cost_model import DeviceCost, completion_time
 from quadloom_server.planning.cost_model import step_s as step_cost_s
-from quadloom_server.planning.plan import needed_bytes
+from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.simulation.departures import departures, trained
 from quadloom_server.simulation.fleet_file import SplitSection, TimeSection
 from quadloom_server.simulation.methods import METHODS, Method

@@ -16,17 +16,6 @@ COPIES_IN_TRAINING = 8
 gradients as they came and clipped."""
 COPIES_WHERE_PADDED = 2
 """More of them, at the family's rank, where a device trains at a lower one: what the graph is given and gives."""
-QUANTIZATION_OPERATIONS = 70
-"""Multiply-adds that take as long as quantizing an element and reading it back, for step times that nobody measured.
-
-`quadloom bench step --members "12,0 12,12" --recompute 0,0.03,0.3`, ONNX on x86-64: quantizing all 12 layers of the
-MiniLM shape (batch 16, sequence 64) lengthens a step by 8, 7 and 4 %. Of its 42.1, 42.6 and 48.4 G multiply-adds, for
-52.9, 39.4 and 24.5 M quantized elements, that is 64, 78 and 80 for each element.
-These are median seconds of one run of 9 rounds on a busy machine; by the ratios to PyTorch within each round, it is
-13, 6 and 1 %. So the figure is rough: it ranks members whose times are far apart, `--measure` those that are close.
-"""
-EQUAL_ERROR_DIGITS = 4
-"""Decimals to which gradient errors are compared: below, the formats round differently, and none is better for it."""
 
 
 def needed_bytes(member: MemberSpec, *, rank: int | None = None) -> int:
