@@ -44,7 +44,7 @@ def test_a_state_of_an_earlier_release_is_refused_with_its_version(tmp_path: Pat
         session.flush()
         session.execute(text("ALTER TABLE task DROP COLUMN aggregation"))  # as that release had it
     state.close()
-    with pytest.raises(QuadloomError, match="has schema version 3, this program uses 9"):
+    with pytest.raises(QuadloomError, match="has schema version 3, this program uses 10"):
         open_state(tmp_path / "state", family, aggregation="fedavg", database_url=None, now_s=2)
 
 
