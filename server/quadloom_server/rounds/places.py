@@ -12,7 +12,7 @@ CHECK_INS_MISSED: Final = 3
 """A device that has not come for so many of the times at which it should have is not waited for."""
 
 ROUNDS_REMEMBERED: Final = 32
-"""So many rounds are who had work looked back: devices that join late do not make up for all that they missed."""
+"""Whose turn it is follows from so many rounds: devices that join late do not make up for all that they missed."""
 
 
 def why_no_place(turn: Turn, device: Device, current: Round, policy: RoundPolicy) -> str | None:
