@@ -112,7 +112,7 @@ class RoundRecord(Value):
         downloaded_bytes, uploaded_bytes: by the devices of these updates.
         evaluation: of the parameters after the round, None if they were not evaluated.
         energy_above: layer to the share of these parameters' energy above the fleet's smallest rank, see
-            `aggregation/rank_energy.py`; empty if they were not evaluated, or all train at the family's rank.
+            `aggregation/rank_energy.py`; empty if they were not evaluated, or the method ignores the ranks of devices.
     """
 
     index: int = Field(ge=0)

@@ -27,6 +27,14 @@ def test_a_device_without_full_depth_is_told_so() -> None:
     assert plan["small"].reason == "sits out: full depth, unquantized, 3 layers, is not feasible on it"
 
 
+def test_whose_members_its_planner_does_not_give_is_not_told_that_nothing_fits() -> None:
+    """It has the memory for a quantized layer, and for no unquantized one; this family has no head alone."""
+    members = [each for each in physical_family(3) if each.key.depth > 0]
+    work = PLANNERS["depth-only"](context(members, [device("tiny", 6)]))["tiny"]
+    assert work.member is None
+    assert work.reason == "sits out: it could train d01-q01-r03, but its planner gives no such member"
+
+
 def test_depth_only_never_quantizes_and_trains_fewer_layers_instead() -> None:
     fleet = [device("small", 25), device("large", 100)]
     given = context(physical_family(3), fleet)

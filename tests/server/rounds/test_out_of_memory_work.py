@@ -78,3 +78,12 @@ def test_enrolling_again_unchanged_keeps_the_open_assignment(make_task: MakeTask
     before = task.assignment(device)
     task.enrol("device")
     assert task.assignment(device) == before
+
+
+def test_a_little_more_memory_does_not_bring_back_what_ran_out_of_a_little_less(make_task: MakeTask) -> None:
+    """It needs more than 80 MB, nobody knows how much more: 5 % are assumed."""
+    task = make_task()
+    (device,) = task.enrol("device", memory_limit_bytes=80_000_000)
+    assert fail(task, device) == "d02-q00"
+    task.enrol("device", memory_limit_bytes=82_000_000)
+    assert task.assignment(device).member.label == "d02-q01"
