@@ -83,6 +83,16 @@ run() { # NAME
         race ranks-nouns family-nouns-rank-16 nouns --setting ranks-iid --budget-virtual-s 32 --evaluations 8 \
             --methods flexlora-change,flexlora,zero-padding,uniform-smallest-rank
         ;;
+    ranks-by-link | ranks-by-link-nouns) # as many rounds for all; other seeds, as those of ranks and ranks-nouns led to it
+        local family=family-rank-16 text=movies labels=2
+        if [ "$1" = ranks-by-link-nouns ]; then
+            "$python" examples/wordnet_nouns/prepare.py "$work/nouns"
+            family=family-nouns-rank-16 text=nouns labels=26
+        fi
+        family "$family" --num-labels "$labels" --depths 6 --rank 16
+        race "$1" "$family" "$text" --setting ranks-by-link-iid --seeds 20,21,22,23,24 --tuning-share 1 \
+            --budget-virtual-s 32 --evaluations 8 --methods flexlora-change,flexlora,zero-padding,uniform-smallest-rank
+        ;;
     *)
         echo "race.sh: no race is called '$1'" >&2
         exit 2
@@ -90,5 +100,5 @@ run() { # NAME
     esac
 }
 
-[ $# -gt 0 ] || set -- middle-group slowest ranks ranks-nouns slow-links parts middle-iid high-group low-group nouns high-iid low-iid
+[ $# -gt 0 ] || set -- middle-group slowest ranks ranks-nouns ranks-by-link ranks-by-link-nouns slow-links parts middle-iid high-group low-group nouns high-iid low-iid
 for name in "$@"; do run "$name"; done

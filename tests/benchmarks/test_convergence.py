@@ -323,7 +323,7 @@ def test_several_races_are_shown_together(tmp_path, capsys):
 
 
 def test_the_settings_are_those_that_were_fixed():
-    for name in ("low-iid", "middle-group", "high-group", "ranks-iid", "links-group"):
+    for name in ("low-iid", "middle-group", "high-group", "ranks-iid", "ranks-by-link-iid", "links-group"):
         fleet = find_setting(name)
         slowdowns = [group.slowdown for group in fleet.group]
         assert slowdowns == sorted(slowdowns, reverse=True)  # weakest first: labels go with the order
@@ -331,7 +331,9 @@ def test_the_settings_are_those_that_were_fixed():
     for name in HETEROGENEITY:
         assert load_simulated_fleet(Path(f"examples/simulated_fleets/{name}.toml")) == find_setting(f"{name}-group")
     assert list(HETEROGENEITY) == ["low", "middle", "high"]
-    assert [group.rank for group in find_setting("ranks-group").group] == [2, 4, 8, 16]
+    assert [group.rank for group in find_setting("ranks-iid").group] == [2, 4, 8, 16]
+    by_link = find_setting("ranks-by-link-iid").group
+    assert [(group.rank, group.link_mbps) for group in by_link] == [(2, 6.25), (4, 12.5), (8, 25.0), (16, 50.0)]
     middle, links = find_setting("middle-group").group, find_setting("links-group").group
     assert [group.link_mbps for group in links] == [0.5, 2.0, 8.0]
     assert [group.model_copy(update={"link_mbps": 50.0}) for group in links] == list(middle)

@@ -13,6 +13,7 @@ from quadloom_server.simulation.fleet_file import GroupSection, SimulatedFleet, 
 
 LINK_MBPS: Final = 50.0
 SLOW_LINKS_MBPS: Final = (0.5, 2.0, 8.0)
+DIFFERENT_RANKS: Final = (2, 4, 8, 16)
 TIME: Final = TimeSection(spread=0.1, noise=0.05)
 
 
@@ -41,15 +42,20 @@ HETEROGENEITY: Final[Mapping[str, tuple[GroupSection, ...]]] = {
         _group("jetson-agx", 6, 1.0, "6,0", 8),
     ),
 }
-RANKS: Final = tuple(_group(f"rank-{rank}", 10, 1.0, "6,0", rank) for rank in (2, 4, 8, 16))
-"""Devices that differ in nothing but the rank that they can train: FlexLoRA's setting. Of a family of rank 16."""
+RANKS: Final = tuple(_group(f"rank-{rank}", 10, 1.0, "6,0", rank) for rank in DIFFERENT_RANKS)
+"""Devices that differ in nothing but the rank that they can train. Of a family of rank 16."""
+RANKS_BY_LINK: Final = tuple(
+    group.model_copy(update={"link_mbps": LINK_MBPS * rank / DIFFERENT_RANKS[-1]})
+    for group, rank in zip(RANKS, DIFFERENT_RANKS, strict=True)
+)
+"""Each trains the rank that its link has room for: a round lasts as long with these ranks as with the smallest for all."""
 SLOW_LINKS: Final = tuple(
     group.model_copy(update={"link_mbps": link})
     for group, link in zip(HETEROGENEITY["middle"], SLOW_LINKS_MBPS, strict=True)
 )
 """The middle fleet where the link takes longer than the training."""
 
-FLEETS: Final = {**HETEROGENEITY, "ranks": RANKS, "links": SLOW_LINKS}
+FLEETS: Final = {**HETEROGENEITY, "ranks": RANKS, "ranks-by-link": RANKS_BY_LINK, "links": SLOW_LINKS}
 SPLITS: Final[Mapping[str, SplitSection]] = {
     "iid": SplitSection(split="iid"),
     "group": SplitSection(split="group", correlation=0.8),
@@ -57,13 +63,13 @@ SPLITS: Final[Mapping[str, SplitSection]] = {
 
 
 def find_setting(name: str) -> SimulatedFleet:
-    """The fleet of a setting, named by heterogeneity, ``ranks`` or ``links``, and split such as ``middle-group``.
+    """The fleet of a setting, named by one of `FLEETS` and one of `SPLITS` such as ``middle-group``.
 
     Raises:
         QuadloomError: there is none.
     """
-    names = [f"{heterogeneity}-{split}" for heterogeneity in FLEETS for split in SPLITS]
+    names = [f"{fleet}-{split}" for fleet in FLEETS for split in SPLITS]
     if name not in names:
         raise QuadloomError(f"no setting is called {name!r}", remedy=f"choose one of: {', '.join(names)}")
-    heterogeneity, split = name.split("-")
-    return SimulatedFleet(devices_per_round=8, data=SPLITS[split], time=TIME, group=FLEETS[heterogeneity])
+    fleet, _, split = name.rpartition("-")
+    return SimulatedFleet(devices_per_round=8, data=SPLITS[split], time=TIME, group=FLEETS[fleet])
