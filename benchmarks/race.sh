@@ -31,6 +31,10 @@ movies() {
     [ -f "$work/movies/eval.jsonl" ] || "$python" examples/movie_reviews/prepare.py --held-out 0.2 "$work/movies"
 }
 
+nouns() {
+    "$python" examples/wordnet_nouns/prepare.py "$work/nouns"
+}
+
 run() { # NAME
     movies
     case $1 in
@@ -63,7 +67,7 @@ run() { # NAME
             best,best-newest,best-deepest,deadline-balanced,deadline-steps-balanced,deadline,fedquad-balanced,fedquad-every-class,fedquad-class-balance,full-depth-balanced
         ;;
     nouns) # 26 classes of WordNet's nouns
-        "$python" examples/wordnet_nouns/prepare.py "$work/nouns"
+        nouns
         family family-nouns --num-labels 26 --depths 1-6
         race nouns family-nouns nouns --setting middle-group --methods "$MOST" --budget-virtual-s 32 --evaluations 8
         ;;
@@ -78,15 +82,15 @@ run() { # NAME
             --methods flexlora-change,flexlora,zero-padding,uniform-smallest-rank
         ;;
     ranks-nouns) # the same with 26 classes
-        "$python" examples/wordnet_nouns/prepare.py "$work/nouns"
+        nouns
         family family-nouns-rank-16 --num-labels 26 --depths 6 --rank 16
         race ranks-nouns family-nouns-rank-16 nouns --setting ranks-iid --budget-virtual-s 32 --evaluations 8 \
             --methods flexlora-change,flexlora,zero-padding,uniform-smallest-rank
         ;;
-    ranks-by-link | ranks-by-link-nouns) # as many rounds for all; other seeds, as those of ranks and ranks-nouns led to it
+    ranks-by-link | ranks-by-link-nouns) # about as many rounds for all; other seeds, as those of ranks and ranks-nouns led to it
         local family=family-rank-16 text=movies labels=2
         if [ "$1" = ranks-by-link-nouns ]; then
-            "$python" examples/wordnet_nouns/prepare.py "$work/nouns"
+            nouns
             family=family-nouns-rank-16 text=nouns labels=26
         fi
         family "$family" --num-labels "$labels" --depths 6 --rank 16

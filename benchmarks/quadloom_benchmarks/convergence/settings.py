@@ -48,7 +48,7 @@ RANKS_BY_LINK: Final = tuple(
     group.model_copy(update={"link_mbps": LINK_MBPS * rank / DIFFERENT_RANKS[-1]})
     for group, rank in zip(RANKS, DIFFERENT_RANKS, strict=True)
 )
-"""Each trains the rank that its link has room for: rounds last as long with these ranks as with the smallest."""
+"""Each trains the rank that its link has room for: rounds last about as long as with the smallest."""
 SLOW_LINKS: Final = tuple(
     group.model_copy(update={"link_mbps": link})
     for group, link in zip(HETEROGENEITY["middle"], SLOW_LINKS_MBPS, strict=True)
