@@ -35,7 +35,7 @@ def why_no_place(turn: Turn, device: Device, current: Round, policy: RoundPolicy
     waiting = places.kinds_waiting(turn.session, current.number, seen_since_s=turn.now_s - patience_s)
     fleet = places.fleet_by_kind(turn.session)
     # Of equals the first: this device is here.
-    had = places.works_by_kind(turn.session, since_round=current.number - ROUNDS_REMEMBERED)
-    chosen = next_kind([mine, *sorted(waiting)], had=had, fleet=fleet)
+    held = places.held_by_kind(turn.session, since_round=current.number - ROUNDS_REMEMBERED, now_s=turn.now_s)
+    chosen = next_kind([mine, *sorted(waiting)], held=held, fleet=fleet)
     # Devices are not told of each other's profiles.
     return None if chosen == mine else f"round {current.number} keeps its place for devices of another kind"

@@ -7,6 +7,7 @@ from quadloom_runtime.contract.manifest import MemberKey
 from quadloom_runtime.contract.wire import TrainingSettings
 from quadloom_server.planning.calibration import TrainingReport, TransferReport
 from quadloom_server.planning.round_plan import PlannedDevice
+from quadloom_server.planning.turns import Held
 from quadloom_server.simulation.durations import Trip, true_trip
 from quadloom_server.simulation.fleet import SimulatedDevice
 from quadloom_server.simulation.local_training import LocalWork
@@ -38,7 +39,7 @@ def departures(world: World, state: State) -> tuple[tuple[PlannedDevice, ...], l
     places = Places(
         free=max(0, world.fleet.devices_per_round - len(busy)),
         fleet=Counter(device.group for device in world.devices),
-        had=_had_work(world, state.facts),
+        held=_held(world, state),
     )
     asked = world.method.selection(everyone, world.method.planner, places, random)
     context = replace(everyone, devices=asked)
@@ -74,11 +75,14 @@ def trained(world: World, state: State, departure: Departure) -> Update:
     return Update(facts, update.start, update.trained)
 
 
-def _had_work(world: World, facts: Facts) -> Counter[str]:
-    """How often devices had work so far, by class."""
-    found: Counter[str] = Counter()
+def _held(world: World, state: State) -> dict[str, Held]:
+    """What devices have had of the places so far, by class."""
+    now_s, started_s = state.facts.now_s, {each.facts.device: each.facts.started_s for each in state.under_way}
+    found: dict[str, Held] = {}
     for device in world.devices:
-        found[device.group] += facts.histories[device.name].works
+        had, history = found.get(device.group, Held()), state.facts.histories[device.name]
+        open_s = (now_s - started_s[device.name],) if device.name in started_s else ()
+        found[device.group] = Held(had.works + history.works, had.works_s + history.works_s, (*had.open_s, *open_s))
     return found
 
 

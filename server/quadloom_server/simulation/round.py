@@ -60,7 +60,7 @@ def play_round(world: World, state: State, planned: PlannedRound | None = None) 
         facts=Facts(
             records=(*facts.records, record),
             importance=updated_importance(facts.importance, [each.facts.norms for each in arrived]),
-            histories=_histories(facts, asked, leaving, arrived),
+            histories=_histories(facts, asked, leaving, arrived, closed_s=closed_s),
         ),
         parameters=parameters,
         under_way=tuple(each for each in updates if each.facts.at_s > closed_s),
@@ -114,7 +114,12 @@ def _record(facts: Facts, arrived: Sequence[Update], *, closed_s: float, sat_out
 
 
 def _histories(
-    facts: Facts, asked: Collection[PlannedDevice], leaving: Sequence[Departure], arrived: Sequence[Update]
+    facts: Facts,
+    asked: Collection[PlannedDevice],
+    leaving: Sequence[Departure],
+    arrived: Sequence[Update],
+    *,
+    closed_s: float,
 ) -> dict[str, DeviceHistory]:
     """What the server knows afterwards: who had work, who has which files, and what the arrived ones reported."""
     found = dict(facts.histories)
@@ -123,5 +128,5 @@ def _histories(
         found[device.name] = found[device.name].after_being_asked(members.get(device.name))
     for each in arrived:
         name = each.facts.device
-        found[name] = found[name].with_reports(each.facts.training, each.facts.download, each.facts.upload)
+        found[name] = found[name].after_update(each.facts, closed_s=closed_s)
     return found

@@ -1,13 +1,12 @@
 """Which of the available devices a round is planned for."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext, RoundPlanner
-from quadloom_server.planning.turns import next_kind
+from quadloom_server.planning.turns import Held, next_kind
 
 
 @dataclass(frozen=True)
@@ -17,12 +16,12 @@ class Places:
     Attributes:
         free: how many.
         fleet: devices by class, those at work too.
-        had: how often devices of a class have had work so far.
+        held: what devices of a class have had of the places so far.
     """
 
     free: int
     fleet: Mapping[str, int] = field(default_factory=dict)
-    had: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[str, Held] = field(default_factory=dict)
 
 
 Selection = Callable[[RoundContext, RoundPlanner, Places, np.random.Generator], tuple[PlannedDevice, ...]]
@@ -69,17 +68,17 @@ def every_class(
 def every_class_in_turn(
     context: RoundContext, planner: RoundPlanner, places: Places, random: np.random.Generator
 ) -> tuple[PlannedDevice, ...]:
-    """Each kind of device has had work as often, in all, as is its share of the fleet; who of a kind is drawn alike."""
+    """Each kind of device has its share of the time of the places; who of a kind is drawn alike."""
     del planner
     waiting: dict[str, list[PlannedDevice]] = {}
     for index in random.permutation(len(context.devices)):
         waiting.setdefault(context.devices[index].capabilities.profile, []).append(context.devices[index])
-    had = Counter(places.had)
+    held = dict(places.held)
     drawn = []
     for _ in range(min(places.free, len(context.devices))):
-        name = next_kind((each for each in waiting if waiting[each]), had=had, fleet=places.fleet)
+        name = next_kind((each for each in waiting if waiting[each]), held=held, fleet=places.fleet)
         drawn.append(waiting[name].pop())
-        had[name] += 1
+        held[name] = held.get(name, Held()).with_one_more()
     return tuple(sorted(drawn, key=lambda device: device.name))
 
 

@@ -17,43 +17,6 @@ KEPT_REPORTS = 64
 """Of each kind and device: older ones weigh a quarter of the newest at most in the calibration."""
 
 
-class DeviceHistory(Value):
-    """What the server has learned of a device.
-
-    Attributes:
-        training, downloads, uploads: its reports, oldest first.
-        fetched: members whose files it has.
-        works: how often it got work.
-        sat_out: how often in a row it was asked and got no work.
-    """
-
-    training: tuple[TrainingReport, ...] = ()
-    downloads: tuple[TransferReport, ...] = ()
-    uploads: tuple[TransferReport, ...] = ()
-    fetched: tuple[MemberKey, ...] = ()
-    works: int = 0
-    sat_out: int = 0
-
-    def after_being_asked(self, member: MemberKey | None) -> "DeviceHistory":
-        """Once a round has given it this member, or None."""
-        if member is None:
-            return self.model_copy(update={"sat_out": self.sat_out + 1})
-        fetched = self.fetched if member in self.fetched else (*self.fetched, member)
-        return self.model_copy(update={"fetched": fetched, "works": self.works + 1, "sat_out": 0})
-
-    def with_reports(
-        self, training: TrainingReport, download: TransferReport, upload: TransferReport
-    ) -> "DeviceHistory":
-        """With the reports of one more round."""
-        return self.model_copy(
-            update={
-                "training": (*self.training, training)[-KEPT_REPORTS:],
-                "downloads": (*self.downloads, download)[-KEPT_REPORTS:],
-                "uploads": (*self.uploads, upload)[-KEPT_REPORTS:],
-            }
-        )
-
-
 class UpdateFacts(Value):
     """An update under way, without its tensors.
 
@@ -87,6 +50,45 @@ class UpdateFacts(Value):
     def arrival(self) -> Arrival:
         """As the clock sees it."""
         return Arrival(self.device, self.started_round, self.at_s)
+
+
+class DeviceHistory(Value):
+    """What the server has learned of a device.
+
+    Attributes:
+        training, downloads, uploads: its reports, oldest first.
+        fetched: members whose files it has.
+        works: how often its update arrived.
+        works_s: virtual seconds for which it held a place for that, to the end of the round that counts the update.
+        sat_out: how often in a row it was asked and got no work.
+    """
+
+    training: tuple[TrainingReport, ...] = ()
+    downloads: tuple[TransferReport, ...] = ()
+    uploads: tuple[TransferReport, ...] = ()
+    fetched: tuple[MemberKey, ...] = ()
+    works: int = 0
+    works_s: float = 0.0
+    sat_out: int = 0
+
+    def after_being_asked(self, member: MemberKey | None) -> "DeviceHistory":
+        """Once a round has given it this member, or None."""
+        if member is None:
+            return self.model_copy(update={"sat_out": self.sat_out + 1})
+        fetched = self.fetched if member in self.fetched else (*self.fetched, member)
+        return self.model_copy(update={"fetched": fetched, "sat_out": 0})
+
+    def after_update(self, update: UpdateFacts, *, closed_s: float) -> "DeviceHistory":
+        """Once a round that closed then has counted an update of it."""
+        return self.model_copy(
+            update={
+                "training": (*self.training, update.training)[-KEPT_REPORTS:],
+                "downloads": (*self.downloads, update.download)[-KEPT_REPORTS:],
+                "uploads": (*self.uploads, update.upload)[-KEPT_REPORTS:],
+                "works": self.works + 1,
+                "works_s": self.works_s + closed_s - update.started_s,
+            }
+        )
 
 
 @dataclass(frozen=True)

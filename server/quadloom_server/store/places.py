@@ -1,9 +1,10 @@
-"""Who is at work, who waits for work, and who has had how much of it, by kind of device: the profile that it states."""
+"""Who is at work, who waits for work, and who has had the places for how long, by kind of device: its profile."""
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
-from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, PlannedAssignment
+from quadloom_server.planning.turns import Held
+from quadloom_server.store.tables import AcceptedUpdate, Assignment, Device, PlannedAssignment, Round
 
 _KIND: ColumnElement[str] = func.coalesce(Device.capabilities["profile"].as_string(), "")
 
@@ -26,15 +27,27 @@ def fleet_by_kind(session: Session) -> dict[str, int]:
     return {row[0]: row[1] for row in session.execute(counted)}
 
 
-def works_by_kind(session: Session, *, since_round: int) -> dict[str, int]:
-    """How often devices of each kind have had work that did not fail since a round began, revoked ones not counted."""
-    counted = (
-        select(_KIND, func.count())
+def held_by_kind(session: Session, *, since_round: int, now_s: float) -> dict[str, Held]:
+    """What each kind has had of the places since a round began; failed work and revoked devices not counted.
+
+    Work holds its place to the end of the round that counts it; if it expired, to the end of the round that it was of.
+    """
+    ended = func.coalesce(AcceptedUpdate.round_number, case((Assignment.state == "expired", Assignment.round_number)))
+    works = (
+        select(_KIND, Assignment.assigned_at_s, Round.closed_at_s)
         .join(Assignment, Assignment.device_id == Device.id)
+        .outerjoin(AcceptedUpdate, AcceptedUpdate.assignment_id == Assignment.id)
+        .outerjoin(Round, Round.number == ended)
         .where(Assignment.state != "failed", Assignment.round_number >= since_round, Device.revoked_at_s.is_(None))
-        .group_by(_KIND)
     )
-    return {row[0]: row[1] for row in session.execute(counted)}
+    found: dict[str, Held] = {}
+    for kind, since_s, until_s in session.execute(works):
+        held = found.get(kind, Held())
+        if until_s is None:
+            found[kind] = held.with_one_more(for_s=now_s - since_s)
+        else:
+            found[kind] = Held(held.works + 1, held.works_s + until_s - since_s, held.open_s)
+    return found
 
 
 def kinds_waiting(session: Session, round_number: int, *, seen_since_s: float) -> set[str]:

@@ -21,7 +21,8 @@ MakeTask = Callable[..., Any]
 ASYNCHRONOUS = {"rounds": 1000, "min_devices": 6, "min_updates": 1, "largest_staleness": 100, "devices_per_round": 2}
 
 
-def finish(task: Any, assignment: Any) -> None:
+def finish(task: Any, assignment: Any, *, after_s: float = 1.0) -> None:
+    task.now_s += after_s
     assert task.report(assignment.assignment_id, task.content(assignment, 0.0)).status == "accepted"
     task.run_background()
 
@@ -95,25 +96,28 @@ def test_late_devices_that_vanish_leave_their_places_when_a_round_is_extended(ma
 
 
 @pytest.mark.parametrize(("selection", "even"), [("first-come", False), ("in-turn", True)])
-def test_kinds_in_turn_have_work_as_often_as_is_their_share_of_the_fleet(
+def test_kinds_in_turn_hold_the_places_for_as_long_as_is_their_share_of_the_fleet(
     make_task: MakeTask, selection: str, even: bool
 ) -> None:
-    task = make_task(**ASYNCHRONOUS, selection=selection)
-    kind = dict.fromkeys(task.enrol("fast-0", "fast-1", profile="fast"), "fast")
-    kind |= dict.fromkeys(task.enrol(*(f"slow-{index}" for index in range(4)), profile="slow"), "slow")
-    assignments: dict[str, Any] = {}
-    had: Counter[str] = Counter()
-    for turn in range(60):
+    task = make_task(**ASYNCHRONOUS | {"min_devices": 4, "devices_per_round": 3}, selection=selection)
+    kind = dict.fromkeys(task.enrol(*(f"fast-{index}" for index in range(4)), profile="fast"), "fast")
+    kind |= dict.fromkeys(task.enrol(*(f"slow-{index}" for index in range(2)), profile="slow"), "slow")
+    takes_s = {"fast": 1, "slow": 3}
+    assignments: dict[str, tuple[Any, float]] = {}
+    held_s: Counter[str] = Counter()
+    for _ in range(60):  # seconds
+        see(task, *kind)
         for device in kind:  # the fast ones ask first
             answer = task.rounds.check_in(device)
             if answer.assignment is not None and device not in assignments:
-                assignments[device] = answer.assignment
-                had[kind[device]] += 1
-        for device in [each for each in assignments if kind[each] == "fast" or turn % 5 == 0]:
-            finish(task, assignments.pop(device))
-    share = had["slow"] / had.total()
-    assert (abs(share - 4 / 6) < 0.05) is even
-    assert had.total() > 30
+                assignments[device] = answer.assignment, task.now_s
+        held_s.update(kind[device] for device in assignments)
+        task.now_s += 1
+        for device, (assignment, since_s) in list(assignments.items()):
+            if task.now_s - since_s >= takes_s[kind[device]]:
+                finish(task, assignments.pop(device)[0], after_s=0)
+    assert (abs(held_s["slow"] / held_s.total() - 2 / 6) < 0.05) is even
+    assert held_s.total() > 100
 
 
 def test_a_place_is_kept_for_another_kind_only_while_one_of_it_comes(make_task: MakeTask) -> None:

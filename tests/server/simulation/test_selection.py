@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.server.planning.fleets import context, device, physical_family
 
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext
+from quadloom_server.planning.turns import Held
 from quadloom_server.simulation.methods import METHODS
 from quadloom_server.simulation.selection import Places, Selection, every_class, every_class_in_turn, uniform
 
@@ -30,11 +29,14 @@ def three_classes() -> RoundContext:
 def drawn(selection: Selection, rounds: int, *, wanted: int = WANTED) -> list[list[PlannedDevice]]:
     random, given_context = np.random.default_rng(0), three_classes()
     planner = METHODS["full-depth"].planner
-    had: Counter[str] = Counter()
+    held: dict[str, Held] = {}
     found = []
     for _ in range(rounds):
-        found.append(list(selection(given_context, planner, Places(free=wanted, fleet=SIZES, had=had), random)))
-        had += Counter(each.capabilities.profile for each in found[-1])
+        found.append(list(selection(given_context, planner, Places(free=wanted, fleet=SIZES, held=held), random)))
+        # Rounds of one second each, which all wait for.
+        works = Counter(each.capabilities.profile for each in found[-1])
+        had = {name: held.get(name, Held()).works + works[name] for name in SIZES}
+        held = {name: Held(works=number, works_s=float(number)) for name, number in had.items()}
     return found
 
 
@@ -62,21 +64,12 @@ def test_of_fewer_devices_than_wanted_all_are_asked(selection: Selection) -> Non
     assert len(drawn(selection, 1, wanted=100)[0]) == sum(SIZES.values())
 
 
-@given(seed=st.integers(0, 99), done=st.lists(st.sets(st.integers(0, WANTED - 1), min_size=1), max_size=6))
-def test_whoever_is_done_first_each_class_has_had_work_by_its_share(seed: int, done: list[set[int]]) -> None:
-    everyone, random = three_classes(), np.random.default_rng(seed)
-    planner = METHODS["full-depth"].planner
-    had: Counter[str] = Counter()
-    staying: list[PlannedDevice] = []
-    for gone in [set(range(WANTED)), *done]:
-        staying = [each for index, each in enumerate(staying) if index not in gone]
-        idle = replace(everyone, devices=[each for each in everyone.devices if each not in staying])
-        places = Places(free=WANTED - len(staying), fleet=SIZES, had=had)
-        drawn_now = every_class_in_turn(idle, planner, places, random)
-        assert len(drawn_now) == places.free
-        had += Counter(each.capabilities.profile for each in drawn_now)
-        staying += drawn_now
-        assert all(abs(had[name] - had.total() * size / sum(SIZES.values())) < 1 for name, size in SIZES.items())
+def test_a_class_that_holds_less_of_the_places_than_its_share_is_asked_first() -> None:
+    held = {"board": Held(works_s=12.0, works=2), "phone": Held(works_s=16.0, works=8), "laptop": Held(open_s=(1.0,))}
+    found = every_class_in_turn(
+        three_classes(), METHODS["full-depth"].planner, Places(free=2, fleet=SIZES, held=held), np.random.default_rng(0)
+    )
+    assert [each.capabilities.profile for each in found] == ["laptop", "laptop"]
 
 
 def test_a_class_that_is_gone_leaves_its_places_to_the_others() -> None:
