@@ -88,13 +88,13 @@ def test_the_serve_command_understands_the_task(tmp_path: Path) -> None:
 
     from quadloom_server.commands import serve as command
 
-    task = TASK + 'class_balance = true\nmax_steps = 4\nplanner = "deadline-steps"\nschedule = "linear"\n'
+    task = TASK + 'class_balance = true\nmax_steps = 4\nplanner = "deadline-ranks"\nschedule = "linear"\n'
     task += "server_optimizer = 'fedavg'\nserver_learning_rate = 0.4\nserver_decay_rounds = 20\nmean_share = 0.33\n"
     fleet = load_fleet(written(tmp_path, task + DATA + DEVICE))
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     parsed = parser.parse_args(serve_arguments(fleet, tmp_path / "work", devices=3, port=8765)[1:])
-    assert (parsed.class_balance, parsed.max_steps, parsed.planner) == (True, 4, "deadline-steps")
+    assert (parsed.class_balance, parsed.max_steps, parsed.planner) == (True, 4, "deadline-ranks")
     assert parsed.server_optimizer == "fedavg"
     assert (parsed.server_learning_rate, parsed.server_decay_rounds, parsed.mean_share) == (0.4, 20, 0.33)
     assert (parsed.schedule, parsed.min_devices, parsed.eval_data) == ("linear", 3, fleet.data.eval)

@@ -11,7 +11,7 @@ folds what comes in, one update at a time and in any order, and finishes with th
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -45,13 +45,6 @@ class TrainedUpdate:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise QuadloomError(f"an update has the weight {self.weight}", remedy="weigh by examples, at least 1")
-
-    def scaled(self, factor: float) -> "TrainedUpdate":
-        """With every change times `factor`."""
-        if factor == 1:
-            return self
-        moved = {name: self.start[name] + factor * change for name, change in self.change(self.trained).items()}
-        return replace(self, trained=moved)
 
     def change(self, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
         """Trained minus start, in float64, of those of `names` that were trained."""

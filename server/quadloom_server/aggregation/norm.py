@@ -21,14 +21,13 @@ def update_norm(tensors: Mapping[str, FloatArray]) -> float:
     return math.sqrt(total)
 
 
-def scaled(
-    tensors: Mapping[str, FloatArray], factor: float, *, largest_norm: float | None
-) -> dict[str, NDArray[np.float64]]:
-    """The update times `factor`, or less: no larger than `largest_norm`, if that is a bound.
+def bounded(tensors: Mapping[str, FloatArray], *, largest_norm: float | None) -> dict[str, NDArray[np.float64]]:
+    """The update, scaled down to `largest_norm` where it is larger; None for no bound.
 
     A pure function of the stored update, so the aggregate of a round can be computed again by anyone who has the
     updates.
     """
-    if largest_norm is not None and (norm := update_norm(tensors)) * factor > largest_norm:
+    factor = 1.0
+    if largest_norm is not None and (norm := update_norm(tensors)) > largest_norm:
         factor = largest_norm / norm
     return {name: factor * value.astype(np.float64) for name, value in tensors.items()}

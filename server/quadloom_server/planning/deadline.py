@@ -19,16 +19,10 @@ differ from device to device, so the round may end later than the best T, the mo
 whose turn it is, and that misses its deadline, trains its fastest member; for more memory not to change that to a
 shallower one, a smaller depth must never need more memory or time.)
 
-Steps can be a choice, too (`DeadlineSettings.step_shares`): a slow device then makes fewer, so that it trains deeper by
-T, and nobody waits for it. The worth of T counts how far a layer moves, see `deadline_vote.py`. Where devices make
-different numbers of steps the aggregate must take that into account (`aggregation.weighting.by_steps`), or it follows
-those that make most.
-
-So can the rank be (`DeadlineSettings.rank_shares`), for slow links: a device may fetch and send fewer terms of each
-adapter. Coverage is then counted term by term, the first terms being worth most (`deadline_vote.py`). By a deadline a
-device trains the deepest member that it can at any rank, at the highest that it then can.
-
-Where steps or ranks can be chosen, T is the best one for devices that choose in that order, not for all joint choices.
+The rank can be a choice, too (`DeadlineSettings.rank_shares`), for slow links: a device may fetch and send fewer terms
+of each adapter. Coverage is then counted term by term, the first terms being worth most (`deadline_vote.py`). By a
+deadline a device trains the deepest member that it can at any rank, at the highest that it then can; T is the best one
+for devices that choose in that order, not for all joint choices.
 """
 
 import math
@@ -50,7 +44,6 @@ from quadloom_server.planning.efficient import (
     fastest,
     feasible,
     sits_out_unfit,
-    with_step_shares,
 )
 from quadloom_server.planning.importance import importance_of_layers
 from quadloom_server.planning.round_plan import PlannedDevice, PlannedWork, RoundContext, RoundPlan, RoundPlanner
@@ -74,7 +67,6 @@ class DeadlineSettings:
         included_every_rounds: each device takes part at least once in so many consecutive rounds; 1 is always.
         coverage_power: 1 if a layer gains as much from its tenth device as from its first, towards 0 if nothing more.
         voters: whose completion times decide a device's deadline, see above.
-        step_shares: of the round's steps that a device may be given.
         rank_shares: of its LoRA rank that a device may be given.
         rank_power: 1 if every term of an adapter is worth as much, towards 0 if only the first is.
     """
@@ -82,7 +74,6 @@ class DeadlineSettings:
     included_every_rounds: int = 4
     coverage_power: float = 0.5
     voters: Literal["fleet", "others"] = "fleet"
-    step_shares: tuple[float, ...] = (1.0,)
     rank_shares: tuple[float, ...] = (1.0,)
     rank_power: float = 0.5
 
@@ -94,8 +85,6 @@ class DeadlineSettings:
             )
         if not 0 < self.coverage_power <= 1:
             raise QuadloomError(f"coverage_power is {self.coverage_power:g}", remedy="give more than 0 and at most 1")
-        if not self.step_shares or min(self.step_shares) <= 0:
-            raise QuadloomError(f"step_shares is {self.step_shares}", remedy="give shares above 0, such as 1 or 0.5")
         if not self.rank_shares or not 0 < min(self.rank_shares) <= max(self.rank_shares) <= 1:
             raise QuadloomError(
                 f"rank_shares is {self.rank_shares}", remedy="give shares above 0 and at most 1, such as 1 or 0.5"
@@ -118,7 +107,7 @@ def deadline_planner(settings: DeadlineSettings, options_of: Options = efficient
 
     def plan(context: RoundContext) -> RoundPlan:
         options = {
-            device.name: _with_shares(context, device, options_of(context, device), settings)
+            device.name: _at_any_rank(context, device, options_of(context, device), settings)
             for device in context.devices
         }
         able = [device for device in context.devices if options[device.name]]
@@ -138,18 +127,13 @@ def is_due(device: PlannedDevice, settings: DeadlineSettings) -> bool:
     return device.rounds_since_included + 1 >= settings.included_every_rounds
 
 
-def _with_shares(
+def _at_any_rank(
     context: RoundContext, device: PlannedDevice, members: Sequence[Candidate], settings: DeadlineSettings
 ) -> list[Candidate]:
-    """The members, each with every number of steps and every rank, best first: depth, then steps, rank and time."""
-    steps, rank = context.steps_of(device), context.rank_of(device)
-    options = [
-        each
-        for member in members
-        for at_rank in at_ranks(context, device, member, settings.rank_shares)
-        for each in with_step_shares(at_rank, settings.step_shares, steps=steps)
-    ]
-    return sorted(options, key=lambda each: (-each.depth, -each.step_share, -(each.rank or rank), *faster(each)))
+    """The members, each with every rank, best first: depth, then rank and time."""
+    rank = context.rank_of(device)
+    options = [each for member in members for each in at_ranks(context, device, member, settings.rank_shares)]
+    return sorted(options, key=lambda each: (-each.depth, -(each.rank or rank), *faster(each)))
 
 
 def _work(
@@ -208,9 +192,9 @@ def _ballot(
 ) -> Ballot:
     """What a device does by each deadline; `options` has first what it prefers."""
     depths = np.zeros(len(times), dtype=np.int32)
-    step_shares, rank_shares = np.ones(len(times)), np.ones(len(times))
+    rank_shares = np.ones(len(times))
     for each in reversed(options):
         in_time = times >= each.recurring_s
-        depths[in_time], step_shares[in_time] = each.depth, each.step_share
+        depths[in_time] = each.depth
         rank_shares[in_time] = (each.rank or context.rank_of(device)) / context.rank
-    return Ballot(float(device.capabilities.examples), depths, step_shares, rank_shares)
+    return Ballot(float(device.capabilities.examples), depths, rank_shares)

@@ -21,14 +21,12 @@ EQUAL_ERROR_DIGITS = 4
 
 @dataclass(frozen=True)
 class Candidate:
-    """A member on one device, for a number of steps.
+    """A member on one device.
 
     Attributes:
         needed_bytes: memory that it needs there.
         time: of the round with it.
         preference: place of its format among those that the device runs, 0 for the first.
-        step_share: its training steps, as a share of those that the round has for the device.
-        steps: their number; None for those of the round.
         rank: LoRA rank at which it trains, if that was chosen; None for the device's.
     """
 
@@ -36,8 +34,6 @@ class Candidate:
     needed_bytes: int
     time: CompletionTime
     preference: int = 0
-    step_share: float = 1.0
-    steps: int | None = None
     rank: int | None = None
 
     @property
@@ -85,20 +81,6 @@ def feasible(context: RoundContext, device: PlannedDevice) -> tuple[Candidate, .
         )
         found.append(Candidate(member, needed, time, preference[member.key.format]))
     return tuple(sorted(found, key=lambda each: (each.depth, *faster(each))))
-
-
-def with_step_shares(candidate: Candidate, shares: Iterable[float], *, steps: int) -> tuple[Candidate, ...]:
-    """A candidate for the steps of the round, once with each of these shares of them, to whole steps, 1 at least.
-
-    Args:
-        steps: those of the round.
-    """
-    found = []
-    for chosen in dict.fromkeys(max(1, round(share * steps)) for share in shares):
-        time = replace(candidate.time, train_s=candidate.time.train_s * chosen / steps)
-        fewer = replace(candidate, time=time, step_share=chosen / steps, steps=chosen)
-        found.append(candidate if chosen == steps else fewer)
-    return tuple(found)
 
 
 def at_ranks(
@@ -182,13 +164,11 @@ def assigned(candidate: Candidate, device: PlannedDevice, why: str) -> PlannedWo
     need, limit = format_bytes(candidate.needed_bytes), format_bytes(device.capabilities.memory_limit_bytes)
     after = ", after a larger one ran out of memory" if device.excluded else ""
     reason = f"{why}{after}: needs {need} of {limit}, takes {candidate.expected_s:.1f} s"
-    if candidate.steps is not None:
-        reason += f" with {candidate.steps} steps"
     if candidate.rank is not None:
         reason += f" at rank {candidate.rank}"
     if candidate.time.files_s >= SHOWN_FILES_S:
         reason += f", {candidate.time.files_s:.1f} s of it once, for files"
-    return PlannedWork(candidate.key, reason, candidate.expected_s, candidate.steps, candidate.rank)
+    return PlannedWork(candidate.key, reason, candidate.expected_s, candidate.rank)
 
 
 def sits_out_unfit(context: RoundContext, device: PlannedDevice) -> PlannedWork:

@@ -11,20 +11,17 @@ BYTES_PER_MBIT = 10**6 / 8
 
 
 def plan_table(context: RoundContext, plan: RoundPlan) -> str:
-    """One line per device: limit, member, steps, time, share of the round that it waits; then the round as a whole."""
+    """One line per device: limit, member, time, share of the round that it waits; then the round as a whole."""
     round_s = max((work.expected_s for work in plan.values() if work.expected_s is not None), default=0.0)
     width = max((len(device.name) for device in context.devices), default=0)
-    lines = [f"{'device':<{width}} {'limit':>9} {'member':>22} {'steps':>5} {'expected s':>10} {'waits s':>8}  why"]
+    lines = [f"{'device':<{width}} {'limit':>9} {'member':>22} {'expected s':>10} {'waits s':>8}  why"]
     for device in context.devices:
         work = plan[device.name]
         member = "-" if work.member is None else work.member.label
         expected = "-" if work.expected_s is None else f"{work.expected_s:.1f}"
         waits = "-" if work.expected_s is None else f"{round_s - work.expected_s:.1f}"
-        steps = "-" if work.member is None else str(work.steps or context.steps_of(device))
         limit = format_bytes(device.capabilities.memory_limit_bytes)
-        lines.append(
-            f"{device.name:<{width}} {limit:>9} {member:>22} {steps:>5} {expected:>10} {waits:>8}  {work.reason}"
-        )
+        lines.append(f"{device.name:<{width}} {limit:>9} {member:>22} {expected:>10} {waits:>8}  {work.reason}")
     depths = [work.member.depth for work in plan.values() if work.member is not None]
     mean = sum(depths) / len(depths) if depths else 0.0
     lines.append(

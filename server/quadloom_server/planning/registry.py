@@ -13,9 +13,6 @@ from quadloom_server.planning.uniform_depth import uniform_depth
 
 DEFAULT_PLANNER = "deepest"
 
-STEP_SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Of the round's steps, which are the most: beyond, devices whose labels differ drift apart."""
-
 RANK_SHARES = (0.25, 0.5, 1.0)
 """Of a device's LoRA rank: less of it takes less time on the link."""
 
@@ -23,7 +20,6 @@ PLANNERS: Mapping[str, RoundPlanner] = {
     "deadline": deadline_planner(DeadlineSettings()),
     "deadline-of-others": deadline_planner(DeadlineSettings(voters="others")),
     "deadline-ranks": deadline_planner(DeadlineSettings(rank_shares=RANK_SHARES)),
-    "deadline-steps": deadline_planner(DeadlineSettings(step_shares=STEP_SHARES)),
     "fedquad": fedquad,
     "deepest": deepest_each,
     "depth-only": depth_only,

@@ -64,7 +64,7 @@ class RoundContext:
     seed: int = 0
 
     def steps_of(self, device: PlannedDevice) -> int:
-        """Training steps that the round has for the device, unless the planner chooses another number."""
+        """Training steps that the round has for the device."""
         return self.steps if device.steps is None else device.steps
 
     def rank_of(self, device: PlannedDevice) -> int:
@@ -80,14 +80,12 @@ class PlannedWork:
         member: None if it sits out.
         reason: why, in words.
         expected_s: its completion time in seconds, None if it sits out.
-        steps: training steps, if the planner chose their number; None for those of the round.
         rank: LoRA rank, if the planner chose it; None for the device's.
     """
 
     member: MemberKey | None
     reason: str
     expected_s: float | None = None
-    steps: int | None = None
     rank: int | None = None
 
 

@@ -20,13 +20,9 @@ def check_settings(settings: TrainingSettings, manifest: FamilyManifest) -> None
         )
 
 
-def settings_for(task: TrainingSettings, *, round_number: int, planned_steps: int | None) -> TrainingSettings:
-    """How a device trains in a round: as the task says, or with fewer steps if the planner chose so.
-
-    The data order differs from round to round.
-    """
-    max_steps = task.max_steps if planned_steps is None else planned_steps
-    return task.model_copy(update={"max_steps": max_steps, "seed": task.seed + round_number})
+def settings_for(task: TrainingSettings, *, round_number: int) -> TrainingSettings:
+    """How a device trains in a round: as the task says, in a data order that differs from round to round."""
+    return task.model_copy(update={"seed": task.seed + round_number})
 
 
 def settings_of(row: AssignmentRow) -> TrainingSettings:

@@ -1,6 +1,5 @@
 """Closes a round: fold the accepted updates, one at a time, into the next global adapter."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,12 +14,11 @@ from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.adapters import AdapterFolders
 from quadloom_server.aggregation.method import TrainedUpdate
-from quadloom_server.aggregation.norm import scaled
+from quadloom_server.aggregation.norm import bounded
 from quadloom_server.aggregation.recent_mean import recent_mean
 from quadloom_server.aggregation.server_optimizer import Moments, ServerOptimizer
 from quadloom_server.aggregation.staleness import staleness_weight
 from quadloom_server.aggregation.validation import UpdateBounds, read_update
-from quadloom_server.aggregation.weighting import Contribution, Share, by_examples, by_steps
 from quadloom_server.planning.waiting import waiting
 from quadloom_server.rounds.device_adapters import DeviceAdapters
 from quadloom_server.rounds.moments import read_moments
@@ -41,15 +39,14 @@ def aggregated(
     state = adapters.state
     with state.sessions() as session:
         counted = accepted_updates(session, number)
-    shares = dict(zip(counted, _shares(counted), strict=True))
     method = adapters.averaging.method({each.rank for each in counted})
     sums = method.begin()
     for (started_round, rank), updates in groupby(counted, lambda each: (each.started_round, each.rank)):
         start = adapters.read(started_round - 1, rank)
         for each in updates:
-            change = _change(each, shares[each].reach, adapters)
+            change = _change(each, adapters)
             trained = {name: start[name] + value for name, value in change.items()}
-            weight = shares[each].weight * staleness_weight(number - started_round)
+            weight = each.examples * staleness_weight(number - started_round)
             sums = method.fold(sums, TrainedUpdate(start=start, trained=trained, weight=weight))
     before = state.adapters.read(number - 1)
     moments = read_moments(state, number - 1, server_optimizer)
@@ -96,20 +93,13 @@ def mean_after(
     return recent_mean(adapters.read_mean(number - 1), parameters, round_index=number, share=mean_share)
 
 
-def _shares(counted: Sequence[CountedUpdate]) -> list[Share]:
-    """What each update counts: by examples, or by steps where the planner gave some devices fewer than others."""
-    weighting = by_steps if any(each.steps_planned for each in counted) else by_examples
-    return weighting([Contribution(examples=each.examples, held=each.held, steps=each.steps) for each in counted])
-
-
-def _change(update: CountedUpdate, reach: float, adapters: DeviceAdapters) -> dict[str, NDArray[np.float64]]:
-    """What the device sent, as far as it reaches, no larger than it may be."""
+def _change(update: CountedUpdate, adapters: DeviceAdapters) -> dict[str, NDArray[np.float64]]:
+    """What the device sent, no larger than it may be."""
     rows = rows_at_rank(adapters.averaging.manifest.trained_parameters(update.depth), update.rank)
     path = adapters.state.blobs.checked_path(update.blob_sha256)
     # Bounds held when it was accepted; they may have changed since, what is counted has not.
     tensors = read_update(path, rows, bounds=UpdateBounds()).tensors
-    # The bound comes last: it holds for what counts.
-    return scaled(tensors, reach, largest_norm=update.clip_norm)
+    return bounded(tensors, largest_norm=update.clip_norm)
 
 
 def close_round(turn: Turn, number: int, left: Left, evaluation: Evaluation | None) -> None:

@@ -15,7 +15,7 @@ from quadloom_server.planning.cost_model import ReferenceCost, reference_costs
 from quadloom_server.planning.deepest_each import deepest_each
 from quadloom_server.planning.importance import updated_importance
 from quadloom_server.planning.registry import planner
-from quadloom_server.planning.round_plan import PlannedWork, RoundContext, RoundPlan
+from quadloom_server.planning.round_plan import RoundContext, RoundPlan
 from quadloom_server.planning.uniform_depth import uniform_depth
 from quadloom_server.planning.waiting import waiting
 from quadloom_server.rounds.knowledge import planned_devices
@@ -70,7 +70,6 @@ class RoundPlanning:
                     member=work.member,
                     reason=work.reason,
                     expected_s=work.expected_s,
-                    steps=self._optimizer_steps(work),
                     rank=work.rank,
                 )
             )
@@ -88,10 +87,6 @@ class RoundPlanning:
         )
         turn.session.flush()
         return row
-
-    def _optimizer_steps(self, work: PlannedWork) -> int | None:
-        """The planner counts runs of the training graph, settings count steps of the optimizer."""
-        return None if work.steps is None else max(1, round(work.steps / self.settings.accumulation))
 
     @cached_property
     def _references(self) -> dict[MemberKey, ReferenceCost]:

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from quadloom_runtime.contract.manifest import MemberKey, MemberSpec
 from quadloom_runtime.contract.wire import Capabilities
-from quadloom_runtime.trainer import planned_steps
 from quadloom_server.planning.member_memory import needed_bytes
 from quadloom_server.rounds.assigning import settings_for
-from quadloom_server.rounds.bounds import counted_examples
 from quadloom_server.rounds.knowledge import capabilities_of
 from quadloom_server.rounds.places import why_no_place
 from quadloom_server.rounds.planning import RoundPlanning
@@ -71,16 +69,10 @@ def work_for(turn: Turn, device: Device, current: Round, *, planning: RoundPlann
 
 
 def _ask_for(row: Assignment, capabilities: Capabilities, planning: RoundPlanning, planned: PlannedAssignment) -> None:
-    """Write down what the device is asked to do, as it is now, and what it counts as having."""
-    manifest = planning.family.manifest
-    settings = settings_for(planning.settings, round_number=row.round_number, planned_steps=planned.steps)
+    """Write down what the device is asked to do, as it is now."""
     row.memory_limit_bytes = capabilities.memory_limit_bytes
-    row.held_examples = counted_examples(planning.policy, capabilities.examples)
-    row.rank = planned.rank or capabilities.rank or manifest.lora.rank
-    row.settings = settings.model_dump(mode="json")
-    # Of what counts, too: who states absurdly many would stretch what the others bring (`weighting.by_steps`).
-    row.steps = planned_steps(row.held_examples, batch_size=manifest.batch.batch_size, settings=settings)
-    row.steps_planned = planned.steps is not None
+    row.rank = planned.rank or capabilities.rank or planning.family.manifest.lora.rank
+    row.settings = settings_for(planning.settings, round_number=row.round_number).model_dump(mode="json")
 
 
 def _may_try_again(failed: Assignment, current: Round) -> bool:

@@ -49,8 +49,7 @@ def departures(world: World, state: State) -> tuple[tuple[PlannedDevice, ...], l
         member = plan[each.name].member
         if member is not None:
             layers = None if world.method.layers is None else world.method.layers(context, each)
-            steps = plan[each.name].steps or context.steps_of(each)
-            rank = plan[each.name].rank or context.rank_of(each)
+            steps, rank = context.steps_of(each), plan[each.name].rank or context.rank_of(each)
             found.append(_departure(world, state.facts, devices[each.name], member, layers, steps=steps, rank=rank))
     return asked, found
 
@@ -66,7 +65,6 @@ def trained(world: World, state: State, departure: Departure) -> Update:
         started_s=state.facts.now_s,
         at_s=departure.arrival.at_s,
         examples=update.examples,
-        held=len(work.rows),
         norms=dict(update.norms),
         training=TrainingReport(work.member, departure.steps, trip.time.train_s),
         download=TransferReport(trip.downloaded_bytes, trip.time.download_s),

@@ -28,7 +28,6 @@ from typing import Final, Literal
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.server_optimizer import FedAvgMomentum, FedAvgStep, ServerOptimizer
-from quadloom_server.aggregation.weighting import Weighting, by_examples, by_steps
 from quadloom_server.planning.registry import planner
 from quadloom_server.planning.round_plan import RoundPlanner
 from quadloom_server.simulation.layer_choice import LayerChoice, important_layers, layer_planner, random_layers
@@ -50,7 +49,6 @@ class Method:
         selection: whom the planner sees.
         layers: which layers of its member a device moves; None for all.
         closing: when its rounds close, unless the run says otherwise.
-        weighting: what each update of a round counts.
         server_optimizer: what the server makes of the average.
         mean_share: over the last so many of all rounds the parameters are averaged that are judged; devices start
             from the newest. 0 judges those.
@@ -63,7 +61,6 @@ class Method:
     selection: Selection = uniform
     layers: LayerChoice | None = None
     closing: Closing = SYNCHRONOUS
-    weighting: Weighting = by_examples
     server_optimizer: ServerOptimizer = field(default_factory=FedAvgStep)
     mean_share: float = 0.0
     class_balance: bool = False
@@ -86,9 +83,6 @@ METHODS: Final[Mapping[str, Method]] = {
     "fedquad": Method(planner("fedquad")),
     "deadline": Method(planner("deadline")),
     "deadline-balanced": Method(planner("deadline"), selection=every_class, class_balance=True),
-    "deadline-steps-balanced": Method(
-        planner("deadline-steps"), selection=every_class, weighting=by_steps, class_balance=True
-    ),
     "fedquad-balanced": Method(planner("fedquad"), selection=every_class, class_balance=True),
     "fedquad-every-class": Method(planner("fedquad"), selection=every_class),
     "fedquad-class-balance": Method(planner("fedquad"), class_balance=True),

@@ -70,13 +70,12 @@ def play_round(world: World, state: State, planned: PlannedRound | None = None) 
 
 
 def aggregated(world: World, state: State, arrived: Sequence[Update]) -> dict[str, FloatArray]:
-    """The mean of these updates; each weighs as the method says, the less the staler it is."""
+    """The mean of these updates by the different examples that each rests on, the less the staler it is."""
     sums = world.aggregation.begin()
-    shares = world.method.weighting([each.facts.contribution for each in arrived])
-    for each, share in zip(arrived, shares, strict=True):
+    for each in arrived:
         late = staleness(each.facts.arrival, round_index=state.facts.next_round)
-        update = TrainedUpdate(start=each.start, trained=each.trained, weight=share.weight * staleness_weight(late))
-        sums = world.aggregation.fold(sums, update.scaled(share.reach))
+        weight = each.facts.examples * staleness_weight(late)
+        sums = world.aggregation.fold(sums, TrainedUpdate(start=each.start, trained=each.trained, weight=weight))
     found: dict[str, FloatArray] = world.aggregation.finish(state.parameters, sums)
     return found
 

@@ -9,7 +9,6 @@ from quadloom_runtime.contract.manifest import MemberKey, Value
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.engines.engine import FloatArray
 from quadloom_server.aggregation.server_optimizer import Moments
-from quadloom_server.aggregation.weighting import Contribution
 from quadloom_server.planning.calibration import TrainingReport, TransferReport
 from quadloom_server.simulation.virtual_clock import Arrival
 
@@ -24,7 +23,6 @@ class UpdateFacts(Value):
         started_round, started_s: when its device got work.
         at_s: when it arrives.
         examples: different ones that it rests on.
-        held: examples that its device has.
         norms: layer to the norm of its gradient, as the device reports it.
         training, download, upload: what the device reports when it is done.
     """
@@ -35,16 +33,10 @@ class UpdateFacts(Value):
     started_s: float
     at_s: float
     examples: int
-    held: int
     norms: dict[int, float]
     training: TrainingReport
     download: TransferReport
     upload: TransferReport
-
-    @property
-    def contribution(self) -> Contribution:
-        """What its weight rests on."""
-        return Contribution(examples=self.examples, held=self.held, steps=self.training.steps)
 
     @property
     def arrival(self) -> Arrival:

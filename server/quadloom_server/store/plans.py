@@ -15,7 +15,6 @@ def planned_assignment(
     member: MemberKey | None,
     reason: str,
     expected_s: float | None,
-    steps: int | None = None,
     rank: int | None = None,
 ) -> PlannedAssignment:
     """The row that says what a device is to do in a round; nothing is stored yet."""
@@ -28,7 +27,6 @@ def planned_assignment(
         format=None if member is None else member.format,
         reason=reason,
         expected_s=expected_s,
-        steps=steps,
         rank=rank,
     )
 

@@ -149,9 +149,6 @@ class CountedUpdate:
 
     Attributes:
         examples: different ones that it rests on.
-        held: examples that its device counts as having.
-        steps: that it was to make.
-        steps_planned: whether the planner chose their number.
         depth, rank: at which it was trained.
         started_round: in which its device got the adapter of the round before.
         clip_norm: L2 norm that bounds its change as it counts, None for no bound.
@@ -159,9 +156,6 @@ class CountedUpdate:
 
     blob_sha256: str
     examples: int
-    held: int
-    steps: int
-    steps_planned: bool
     depth: int
     rank: int
     started_round: int
@@ -174,10 +168,6 @@ def accepted_updates(session: Session, round_number: int) -> list[CountedUpdate]
         select(
             AcceptedUpdate.blob_sha256,
             AcceptedUpdate.examples,
-            Assignment.held_examples,
-            # What it was asked for, not what it reports: a device could say that it made fewer, to count more.
-            Assignment.steps,
-            Assignment.steps_planned,
             Assignment.depth,
             Assignment.rank,
             AcceptedUpdate.started_round,

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 
 class Base(DeclarativeBase):
@@ -131,7 +131,7 @@ class PlannedAssignment(Base):
     """What a device is to do in a round, decided when the round opened, or when the device came.
 
     Without a member it sits out. `expected_s` is from the assignment to the end of the upload, None if it sits out.
-    `steps` are optimizer steps, None for as many as the task's settings give; `rank` is None for that of the device.
+    `rank` is None for that of the device.
     `turned_away` says that it came for the work and found no place (`RoundPolicy.devices_per_round`).
     """
 
@@ -144,7 +144,6 @@ class PlannedAssignment(Base):
     format: Mapped[str | None] = mapped_column(String(20))
     reason: Mapped[str]
     expected_s: Mapped[float | None]
-    steps: Mapped[int | None]
     rank: Mapped[int | None]
     turned_away: Mapped[bool] = mapped_column(default=False)
 
@@ -153,12 +152,10 @@ class Assignment(Base):
     """One member given to one device: open -> accepted, failed or expired. `rank` is that of adapter and update.
 
     `memory_limit_bytes` is the device's limit at that time, so that an out-of-memory failure stops counting against a
-    device that has got more since. `held_examples` is how many examples it counts as having: what it stated, no more
-    than the policy lets one update rest on.
+    device that has got more since.
 
     `settings` are those that it trains with. They stay what they were when the server is started again with others:
-    the device goes on with what it began. `steps` are the optimizer steps that they make of its examples, and
-    `steps_planned` says whether the planner chose their number.
+    the device goes on with what it began.
     """
 
     __tablename__ = "assignments"
@@ -172,11 +169,8 @@ class Assignment(Base):
     format: Mapped[str] = mapped_column(String(20))
     rank: Mapped[int]
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
-    steps: Mapped[int] = mapped_column(BigInteger)
-    steps_planned: Mapped[bool]
     reason: Mapped[str]
     memory_limit_bytes: Mapped[int] = mapped_column(BigInteger)
-    held_examples: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(8))
     assigned_at_s: Mapped[float]
     failure_kind: Mapped[str | None] = mapped_column(String(20))

@@ -70,19 +70,6 @@ def test_explain_shows_feasible_efficient_and_chosen(
     assert "planner fedquad, 3 steps" in printed
 
 
-def test_the_table_shows_the_steps_that_the_planner_chose(
-    family_folder: Path, fleet_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = fleet_file.read_text()
-    fleet_file.write_text(text + text[text.rindex("[[device]]") :].replace("3.0", "12.0").replace("-4", "-5"))
-    assert run(family_folder, fleet_file, "--steps", "8", "--planner", "deadline-steps") == 0
-    head, tiny, fast, _, slow, _, _ = capsys.readouterr().out.splitlines()[1:]
-    assert head.split()[:4] == ["device", "limit", "member", "steps"]
-    assert tiny.split()[3:5] == ["-", "-"]
-    assert fast.split()[3:5] == ["d02-q00", "8"]
-    assert slow.split()[3:5] == ["d02-q00", "2"]
-
-
 @pytest.mark.parametrize(
     ("words", "cause"), [(("--planner", "best"), "no planner"), (("--steps", "0"), "--steps is 0")]
 )

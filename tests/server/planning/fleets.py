@@ -158,7 +158,7 @@ def check_legal(given: RoundContext, plan: RoundPlan) -> None:
         work, can = plan[each.name], each.capabilities
         assert work.reason
         if work.member is None:
-            assert (work.expected_s, work.steps, work.rank) == (None, None, None)
+            assert (work.expected_s, work.rank) == (None, None)
             continue
         rank = work.rank or can.rank or given.rank
         assert 1 <= rank <= (can.rank or given.rank), work

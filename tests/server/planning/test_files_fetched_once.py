@@ -37,13 +37,13 @@ def test_every_planner_decides_as_if_all_files_were_there(name: str, scene: Scen
         PLANNERS[name](with_files(scene.context(known))).values(),
         strict=True,
     ):
-        assert (one.member, one.steps) == (other.member, other.steps)
+        assert (one.member, one.rank) == (other.member, other.rank)
         if one.member is not None and one.expected_s is not None and other.expected_s is not None:
             fetched_s = (WEIGHTS_BYTES + GRAPH_BYTES * (1 + one.member.depth)) / 1e5
             assert one.expected_s == pytest.approx(other.expected_s + fetched_s)
 
 
-@pytest.mark.parametrize("name", ["deadline", "deadline-of-others", "deadline-steps"])
+@pytest.mark.parametrize("name", ["deadline", "deadline-of-others", "deadline-ranks"])
 def test_a_device_that_has_nothing_yet_on_a_slow_link_takes_part_like_the_others(name: str) -> None:
     fleet = [linked(device("slow-link", 100), 1e5), device("one", 100), device("other", 100)]
     plan = PLANNERS[name](with_files(context(physical_family(3), fleet)))

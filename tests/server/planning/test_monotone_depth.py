@@ -10,14 +10,13 @@ from tests.server.planning.fleets import MEGABYTE, Scene, context, device, physi
 from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner
 from quadloom_server.planning.depth_only import unquantized_members
 from quadloom_server.planning.fedquad import FEDQUAD_SETTINGS, their_members
-from quadloom_server.planning.registry import PLANNERS, RANK_SHARES, STEP_SHARES
+from quadloom_server.planning.registry import PLANNERS, RANK_SHARES
 from quadloom_server.planning.round_plan import PlannedDevice, RoundContext, RoundPlan, RoundPlanner
 
 OTHERS = replace(FEDQUAD_SETTINGS, voters="others")
 HOLDS: dict[str, RoundPlanner] = {
     "deadline-of-others": PLANNERS["deadline-of-others"],
     "all-in-every-round": deadline_planner(DeadlineSettings(included_every_rounds=1, voters="others")),
-    "steps-of-others": deadline_planner(DeadlineSettings(step_shares=STEP_SHARES, voters="others")),
     "ranks-of-others": deadline_planner(DeadlineSettings(rank_shares=RANK_SHARES, voters="others")),
     "fedquad-of-others": deadline_planner(OTHERS, their_members),
     "depth-only-of-others": deadline_planner(OTHERS, unquantized_members),

@@ -113,7 +113,7 @@ def test_kinds_in_turn_hold_the_places_for_as_long_as_is_their_share_of_the_flee
                 assignments[device] = answer.assignment, task.now_s
         held_s.update(kind[device] for device in assignments)
         task.now_s += 1
-        for device, (assignment, since_s) in list(assignments.items()):
+        for device, (_, since_s) in list(assignments.items()):
             if task.now_s - since_s >= takes_s[kind[device]]:
                 finish(task, assignments.pop(device)[0], after_s=0)
     assert (abs(held_s["slow"] / held_s.total() - 2 / 6) < 0.05) is even

@@ -10,7 +10,6 @@ from quadloom_runtime.data import encode, load_examples
 from quadloom_runtime.engines.select import open_training_engine
 from quadloom_runtime.trainer import train
 from quadloom_server.aggregation.running_mean import RunningMean, apply, fold
-from quadloom_server.aggregation.weighting import Share
 from quadloom_server.planning.cost_model import DeviceCost, completion_time
 from quadloom_server.planning.cost_model import step_s as step_cost_s
 from quadloom_server.planning.member_memory import needed_bytes
@@ -51,18 +50,10 @@ def test_a_round_of_one_device_is_train_and_average_by_hand(opened, inputs):
     assert any(not np.array_equal(found.parameters[name], value) for name, value in state.parameters.items())
 
 
-def test_a_device_makes_the_steps_that_are_planned_for_it_in_training_and_on_the_clock(opened):
+def test_a_device_makes_the_steps_of_the_round_in_training_and_on_the_clock(opened):
     world, state = opened(two_groups(per_round=4))
-    planned = {"slow-1": 1, "slow-2": 3, "fast-1": 10, "fast-2": None}
-
-    def plan(context):
-        return {
-            name: replace(work, steps=planned[name]) for name, work in METHODS["full-depth"].planner(context).items()
-        }
-
-    world = replace(world, method=Method(plan))
+    steps = world.settings.steps
     for each in departures(world, state)[1]:
-        steps = planned[each.device.name] or world.settings.steps
         step_s = step_cost_s(each.device.true_cost, world.references[each.work.member])
         assert each.trip.time.train_s == pytest.approx(steps * step_s)
         update = trained(world, state, each)
@@ -93,16 +84,15 @@ def test_a_device_trains_and_sends_at_the_rank_that_is_planned_for_it(opened):
             assert moved.tolist() == [0, 1, 2, 3]
 
 
-def test_an_update_that_counts_more_or_reaches_further_moves_the_model_so(opened):
+def test_updates_count_by_the_examples_that_they_rest_on(opened):
     world, state = opened(two_groups(per_round=2, counts=(1, 1)))
-    updates = [trained(world, state, each) for each in departures(world, state)[1]]
-    shares = [Share(1.0, reach=2.0), Share(3.0, reach=0.5)]
-    weighted = replace(world, method=replace(world.method, weighting=lambda found: shares[: len(found)]))
-    moved = aggregated(weighted, state, updates)
+    few, many = (trained(world, state, each) for each in departures(world, state)[1])
+    few = replace(few, facts=few.facts.model_copy(update={"examples": 2}))
+    many = replace(many, facts=many.facts.model_copy(update={"examples": 6}))
+    moved = aggregated(world, state, [few, many])
     for name, value in state.parameters.items():
-        changes = [each.trained[name].astype(float) - each.start[name] for each in updates]
-        expected = value + (2.0 * changes[0] + 3.0 * 0.5 * changes[1]) / 4
-        np.testing.assert_allclose(moved[name], expected, rtol=0, atol=1e-6)
+        changes = [each.trained[name].astype(float) - each.start[name] for each in (few, many)]
+        np.testing.assert_allclose(moved[name], value + (changes[0] + 3 * changes[1]) / 4, rtol=0, atol=1e-6)
 
 
 def test_the_clock_advances_by_the_slowest_and_the_others_wait(opened):
