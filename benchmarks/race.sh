@@ -64,7 +64,7 @@ run() { # NAME
         family family-movies --num-labels 2 --depths 1-6
         race parts family-movies movies --setting middle-group --budget-virtual-s 32 \
             --evaluations 8 --methods \
-            best,best-newest,best-deepest,deadline-balanced,deadline-steps-balanced,deadline,fedquad-balanced,fedquad-every-class,fedquad-class-balance,full-depth-balanced
+            best,best-newest,best-deepest,best-full-depth,full-depth-balanced,deadline-balanced,fedquad-balanced,fedquad-every-class,fedquad-class-balance
         ;;
     nouns) # 26 classes of WordNet's nouns
         nouns

@@ -162,7 +162,7 @@ def _add_round_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--selection",
         choices=("first-come", "in-turn"),
-        help="who these are: whoever comes first (default), or kinds of devices in turn, by their share of the fleet",
+        help="who these are: whoever comes first (default), or each kind of device for its share of the time",
     )
     group.add_argument(
         "--largest-staleness",

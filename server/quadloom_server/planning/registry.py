@@ -18,6 +18,7 @@ RANK_SHARES = (0.25, 0.5, 1.0)
 
 PLANNERS: Mapping[str, RoundPlanner] = {
     "deadline": deadline_planner(DeadlineSettings()),
+    "deadline-everyone": deadline_planner(DeadlineSettings(included_every_rounds=1)),
     "deadline-of-others": deadline_planner(DeadlineSettings(voters="others")),
     "deadline-ranks": deadline_planner(DeadlineSettings(rank_shares=RANK_SHARES)),
     "fedquad": fedquad,

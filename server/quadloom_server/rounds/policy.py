@@ -24,7 +24,7 @@ class RoundPolicy:
         min_updates: accepted updates without which no round closes; fewer if fewer devices have work (`needed.py`).
         devices_per_round: devices that train at a time, those that are late from earlier rounds included; None for all.
         selection: who has the places if there are fewer than devices: whoever comes first, or kinds of devices in turn,
-            by their share of the fleet.
+            each for its share of the time.
         largest_staleness: rounds by which an update may be late and still count. Above 0, a round with `min_updates`
             waits for those devices only that would otherwise be later than that.
         aggregation: name of how updates become an adapter, see `aggregation.methods.select`.

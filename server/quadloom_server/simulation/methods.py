@@ -12,12 +12,13 @@ Labels that go with the class of a device pull rounds of few devices to and fro.
 device into each round, and has devices train on all of their classes of text alike; `fedquad-balanced` shows what of a
 gain is due to both, `fedquad-every-class` and `fedquad-class-balance` what to the one or the other alone, and
 `fedquad-steady` what momentum on the server does instead.
-`best` is balanced, too, and waits for nobody: a round closes with two updates of the eight under way. Each of the eight
-started without the others' changes, so what all want is changed up to four times over; with the whole step of every
-round that swings without end, with 0.4 of it no longer. That share falls as rounds go by, since devices have few
-examples of some classes and learn these by heart; what swings are left the mean of recent rounds takes away.
-`best-newest` shows what of that is due to this mean, `best-deepest` what to the planner: everybody trains the deepest
-that fits. `full-depth-balanced` is a baseline with what any method could have of it.
+`best` is balanced, too, and waits for nobody: a round closes with two updates of the eight under way, and each kind of
+device has its share of the time of the eight places. Each of the eight started without the others' changes, so what all
+want is changed up to four times over; with the whole step of every round that swings without end, with 0.4 of it no
+longer. That share falls as rounds go by, since devices have few examples of some classes and learn these by heart; what
+swings are left the mean of recent rounds takes away. `best-newest` shows what of that is due to this mean,
+`best-deepest` what to the planner: everybody trains the deepest that fits. `best-full-depth` leaves those out who
+cannot hold all layers. `full-depth-balanced` is a baseline with what any method could have of it.
 For slow links, `best-ranks` is `best` with the rank as a further choice of its planner; `best-smallest-rank` has all
 train at the smallest rank of the fleet instead.
 """
@@ -28,7 +29,8 @@ from typing import Final, Literal
 
 from quadloom_runtime.errors import QuadloomError
 from quadloom_server.aggregation.server_optimizer import FedAvgMomentum, FedAvgStep, ServerOptimizer
-from quadloom_server.planning.registry import planner
+from quadloom_server.planning.deadline import DeadlineSettings, deadline_planner
+from quadloom_server.planning.registry import RANK_SHARES, planner
 from quadloom_server.planning.round_plan import RoundPlanner
 from quadloom_server.simulation.layer_choice import LayerChoice, important_layers, layer_planner, random_layers
 from quadloom_server.simulation.selection import Selection, able, every_class, every_class_in_turn, uniform
@@ -67,7 +69,7 @@ class Method:
 
 
 BEST: Final = Method(
-    planner("deadline"),
+    planner("deadline-everyone"),
     selection=every_class_in_turn,
     closing=Closing(updates=2, largest_staleness=8),
     server_optimizer=FedAvgStep(rate=0.4, decay_rounds=20),
@@ -78,10 +80,12 @@ METHODS: Final[Mapping[str, Method]] = {
     "best": BEST,
     "best-newest": replace(BEST, mean_share=0),
     "best-deepest": replace(BEST, planner=planner("deepest")),
-    "best-ranks": replace(BEST, planner=planner("deadline-ranks")),
+    "best-full-depth": replace(BEST, planner=planner("full-depth"), selection=able),
+    "best-ranks": replace(
+        BEST, planner=deadline_planner(DeadlineSettings(included_every_rounds=1, rank_shares=RANK_SHARES))
+    ),
     "best-smallest-rank": replace(BEST, ranks="smallest"),
     "fedquad": Method(planner("fedquad")),
-    "deadline": Method(planner("deadline")),
     "deadline-balanced": Method(planner("deadline"), selection=every_class, class_balance=True),
     "fedquad-balanced": Method(planner("fedquad"), selection=every_class, class_balance=True),
     "fedquad-every-class": Method(planner("fedquad"), selection=every_class),

@@ -243,7 +243,7 @@ def test_a_plan_says_when_its_round_closes_and_to_play_it_is_to_play_the_round(o
 def test_a_device_that_is_left_out_gets_its_turn_when_it_was_asked_often_enough(opened):
     fleet = two_groups(per_round=4)
     slow = fleet.group[0].model_copy(update={"slowdown": 400.0})
-    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "deadline")
+    world, state = opened(fleet.model_copy(update={"group": (slow, fleet.group[1])}), "deadline-balanced")
     state = played(world, state, 8)
     updates = [each.updates for each in state.facts.records[1:]]
     assert updates == [2, 2, 2, 4, 2, 2, 2, 4]
