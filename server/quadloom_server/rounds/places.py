@@ -20,8 +20,8 @@ def why_no_place(turn: Turn, device: Device, current: Round, policy: RoundPolicy
 
     A place is taken until the round closes: in a round that waits for all no more than `devices_per_round` train. With
     ``selection`` ``"in-turn"`` it is kept for a kind of device that has had less of the time than its share of the
-    fleet, as long as one of that kind comes, but no longer than it takes all that wait to ask: whoever comes with other requests
-    and never asks for work cannot stop the others.
+    fleet, as long as one of that kind comes, but no longer than it takes all that wait to ask: whoever comes with other
+    requests and never asks for work cannot stop the others.
     """
     if policy.devices_per_round is None:
         return None
