@@ -44,10 +44,9 @@ def next_kind(waiting: Iterable[str], *, held: Mapping[str, Held], fleet: Mappin
 
     def share(kind: str) -> float:
         had = held.get(kind, Held())
-        usual_s = _usual_s(had if had.works else everyone)
         # A kind of which none is done may be slower than all others.
-        longest_s = max([usual_s, *had.open_s])
-        return (had.works_s + (len(had.open_s) + 1) * longest_s) / fleet[kind]
+        usual_s = _usual_s(had) if had.works else max([_usual_s(everyone), *had.open_s])
+        return (had.works_s + sum(max(each, usual_s) for each in had.open_s) + usual_s) / fleet[kind]
 
     return min(waiting, key=share)
 

@@ -67,3 +67,9 @@ def test_before_anything_is_over_places_are_shared_by_number() -> None:
         chosen = next_kind(fleet, held=held, fleet=fleet)
         held[chosen] = held.get(chosen, Held()).with_one_more()
     assert {kind: len(each.open_s) for kind, each in held.items()} == {"large": 6, "small": 2}
+
+
+def test_one_device_that_never_comes_back_counts_for_itself_alone() -> None:
+    fleet = {"lost": 10, "others": 10}
+    held = {"lost": Held(works=10, works_s=10.0, open_s=(20.0, 0.0)), "others": Held(works=30, works_s=32.0)}
+    assert next_kind(fleet, held=held, fleet=fleet) == "lost"
