@@ -13,6 +13,7 @@ from quadloom_server.state import open_state
 from quadloom_server.store.blobs import BlobFolder
 from quadloom_server.store.database import open_database
 from quadloom_server.store.queries import the_task
+from quadloom_server.store.tables import SCHEMA_VERSION
 
 
 def test_a_state_of_another_family_is_refused(
@@ -44,7 +45,7 @@ def test_a_state_of_an_earlier_release_is_refused_with_its_version(tmp_path: Pat
         session.flush()
         session.execute(text("ALTER TABLE task DROP COLUMN aggregation"))  # as that release had it
     state.close()
-    with pytest.raises(QuadloomError, match="has schema version 3, this program uses 10"):
+    with pytest.raises(QuadloomError, match=f"has schema version 3, this program uses {SCHEMA_VERSION}"):
         open_state(tmp_path / "state", family, aggregation="fedavg", database_url=None, now_s=2)
 
 

@@ -124,7 +124,7 @@ def that_its_link_holds_up(draw: st.DrawFn) -> tuple[Scene, Improvement]:
 def test_by_the_fleets_deadline_depth_is_lost_only_to_a_shorter_round(name: str) -> None:
     lost = 0
 
-    @settings(deadline=None, max_examples=60, derandomize=True)  # the counter below is of draws
+    @settings(deadline=None, max_examples=300, derandomize=True)  # the counter below is of draws
     @given(drawn=that_may_leave_the_other_out() | that_its_link_holds_up())
     def depth_is_lost_only_to_a_shorter_round(drawn: tuple[Scene, Improvement]) -> None:
         nonlocal lost
@@ -135,7 +135,7 @@ def test_by_the_fleets_deadline_depth_is_lost_only_to_a_shorter_round(name: str)
             assert round_s(after) < round_s(before)
 
     depth_is_lost_only_to_a_shorter_round()
-    # A tenth of the draws, at least. If it were none, nothing would have been asserted.
+    # If it were none, nothing would have been asserted.
     assert lost > 0
 
 
