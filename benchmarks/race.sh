@@ -18,6 +18,10 @@ family() { # NAME OPTIONS...
         --task sequence-classification --batch-size 8 --sequence-length 32 --measure --replace --out "$work/$1" "${@:2}"
 }
 
+# Of another race on the same text.
+RATES=(--rates-from docs/race-middle-group.json)
+CEILING=(--ceiling-from docs/race-middle-group.json)
+
 # Runs of the seeds 0 to 5 were looked at while the methods were worked on.
 race() { # NAME FAMILY TEXT OPTIONS...
     "$python" -m quadloom_runtime bench convergence --family "$work/$2" --train "$work/$3/train.jsonl" \
@@ -44,26 +48,26 @@ run() { # NAME
         ;;
     slowest) # ours and the one that 64 virtual seconds are by far too short for
         family family-movies --num-labels 2 --depths 1-6
-        race slowest family-movies movies --setting middle-group --methods best,depth-only \
-            --rates-from docs/race-middle-group.json --budget-virtual-s 100 --evaluations 12
+        race slowest family-movies movies --setting middle-group --methods best,depth-only "${RATES[@]}" "${CEILING[@]}" \
+            --budget-virtual-s 100 --evaluations 12
         # Below the grid it scored as well on validation text.
-        race slowest-1e-3 family-movies movies --setting middle-group --methods depth-only \
+        race slowest-1e-3 family-movies movies --setting middle-group --methods depth-only "${CEILING[@]}" \
             --learning-rates 1e-3 --budget-virtual-s 100 --evaluations 12
         ;;
     low-group | high-group) # shorter, with the rates of middle-group
         family family-movies --num-labels 2 --depths 1-6
-        race "$1" family-movies movies --setting "$1" --methods "$MOST" --rates-from docs/race-middle-group.json \
-            --budget-virtual-s 24 --evaluations 8
+        race "$1" family-movies movies --setting "$1" --methods "$MOST" "${RATES[@]}" "${CEILING[@]}" \
+            --budget-virtual-s 24 --evaluations 6
         ;;
     low-iid | middle-iid | high-iid) # shorter still: with labels alike on all, all are faster
         family family-movies --num-labels 2 --depths 1-6
-        race "$1" family-movies movies --setting "$1" --methods "$MOST" --rates-from docs/race-middle-group.json \
-            --budget-virtual-s 16 --evaluations 8
+        race "$1" family-movies movies --setting "$1" --methods "$MOST" "${RATES[@]}" "${CEILING[@]}" \
+            --budget-virtual-s 12 --evaluations 6
         ;;
     parts) # what of the gain is due to which part
         family family-movies --num-labels 2 --depths 1-6
-        race parts family-movies movies --setting middle-group --budget-virtual-s 32 \
-            --evaluations 8 --methods \
+        race parts family-movies movies --setting middle-group "${CEILING[@]}" --budget-virtual-s 32 \
+            --evaluations 6 --methods \
             best,best-newest,best-deepest,best-full-depth,full-depth-balanced,deadline-balanced,fedquad-balanced,fedquad-every-class,fedquad-class-balance
         ;;
     nouns) # 26 classes of WordNet's nouns
@@ -73,7 +77,7 @@ run() { # NAME
         ;;
     slow-links) # 0.5 to 8 Mbit/s: rank as a choice of the planner
         family family-movies --num-labels 2 --depths 1-6
-        race slow-links family-movies movies --setting links-group --budget-virtual-s 40 --evaluations 8 \
+        race slow-links family-movies movies --setting links-group "${CEILING[@]}" --budget-virtual-s 40 --evaluations 6 \
             --methods best-ranks,best,best-smallest-rank,fedquad,full-depth,hetlora
         ;;
     ranks) # devices that differ in their rank alone

@@ -286,6 +286,28 @@ def test_another_race_can_have_the_learning_rates_of_this_one(words, tmp_path, c
     assert "--rates-from has no learning rate of 'flexlora', but of best" in capfd.readouterr().err
 
 
+def test_another_race_on_the_same_text_can_have_the_ceiling_of_this_one_and_one_on_other_text_cannot(
+    words, tmp_path, capfd, monkeypatch
+):
+    one = [*words, "--methods", "best", "--seeds", "0", "--learning-rates", "3e-2"]
+    assert main([*one, "--json", str(tmp_path / "first.json")]) == 0
+    monkeypatch.setattr(ceiling_module, "train_member", None)
+    again = [*one, "--ceiling-epochs", "1", "--ceiling-from", str(tmp_path / "first.json")]
+    capfd.readouterr()
+    assert main([*again, "--seeds", "1", "--json", str(tmp_path / "second.json")]) == 0
+    assert "rate 0.03 in the race small, " in capfd.readouterr().out
+    first, second = (
+        Convergence.model_validate_json((tmp_path / f"{each}.json").read_bytes()).ceiling
+        for each in ("first", "second")
+    )
+    assert second == first.model_copy(update={"choice": second.choice})
+    held_out = Path(words[words.index("--eval") + 1])
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(held_out.read_text().splitlines(keepends=True)[1:]))
+    assert main([*again, "--eval", str(other)]) == 1
+    assert "--ceiling-from is of another model or text: untrained, loss" in capfd.readouterr().err
+
+
 def test_runs_of_other_code_are_not_taken_for_found(words, tmp_path, monkeypatch):
     one = [*words, "--methods", "best", "--seeds", "0", "--learning-rates", "3e-2"]
     assert main(one) == 0

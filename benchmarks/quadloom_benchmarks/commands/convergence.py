@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from quadloom_runtime.errors import QuadloomError
 
 if TYPE_CHECKING:
+    from quadloom_benchmarks.convergence.ceiling import Ceiling
     from quadloom_benchmarks.convergence.found import Convergence
     from quadloom_benchmarks.convergence.grid import Choice
     from quadloom_server.simulation.world import RunSettings
@@ -46,6 +47,12 @@ def add_convergence_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ceiling-learning-rates", metavar="LIST", help="the same for central training (default: --learning-rates)"
+    )
+    parser.add_argument(
+        "--ceiling-from",
+        type=Path,
+        metavar="FILE",
+        help="the ceiling of another race on the same text, which --json saved, instead of central training",
     )
     parser.add_argument(
         "--validation-share", type=float, default=0.1, metavar="X", help="of --train (default %(default)s)"
@@ -101,10 +108,12 @@ def run_convergence(arguments: argparse.Namespace) -> int:
 
 def _race(arguments: argparse.Namespace) -> "Convergence":
     from quadloom_benchmarks.accuracy import parse_seeds
+    from quadloom_benchmarks.convergence.found import Convergence
     from quadloom_benchmarks.convergence.grid import Grid, parse_rates
     from quadloom_benchmarks.convergence.play import Play
     from quadloom_benchmarks.convergence.race import Race, run_race
     from quadloom_benchmarks.convergence.settings import find_setting
+    from quadloom_benchmarks.saved import load_found
     from quadloom_server.simulation.fleet_file import load_simulated_fleet
     from quadloom_server.simulation.opening import Inputs
 
@@ -135,7 +144,10 @@ def _race(arguments: argparse.Namespace) -> "Convergence":
         ),
         grid=grid,
         ceiling_grid=replace(grid, rates=parse_rates(arguments.ceiling_learning_rates or arguments.learning_rates)),
-        choices={} if arguments.rates_from is None else _choices_of(arguments.rates_from),
+        ceiling=None
+        if arguments.ceiling_from is None
+        else _ceiling_of(load_found(arguments.ceiling_from, Convergence)),
+        choices={} if arguments.rates_from is None else _choices_of(load_found(arguments.rates_from, Convergence)),
         methods=arguments.methods.split(","),
         seeds=parse_seeds(arguments.seeds),
         evaluations=arguments.evaluations,
@@ -145,15 +157,19 @@ def _race(arguments: argparse.Namespace) -> "Convergence":
     return run_race(race, jobs=arguments.jobs)
 
 
-def _choices_of(path: Path) -> "dict[str, Choice]":
-    """The learning rates of a saved race."""
-    from quadloom_benchmarks.convergence.found import Convergence
-    from quadloom_benchmarks.saved import load_found
+def _choices_of(found: "Convergence") -> "dict[str, Choice]":
+    """The learning rates of a race."""
+    return {row.method: _made_for(row.choice, found) for row in found.rows}
 
-    found = load_found(path, Convergence)
-    return {
-        row.method: row.choice.model_copy(update={"made_for": row.choice.made_for or found.name}) for row in found.rows
-    }
+
+def _ceiling_of(found: "Convergence") -> "Ceiling":
+    """The ceiling of a race."""
+    return found.ceiling.model_copy(update={"choice": _made_for(found.ceiling.choice, found)})
+
+
+def _made_for(choice: "Choice", found: "Convergence") -> "Choice":
+    """The choice with the race that it was made for, this one or that from which this one had it."""
+    return choice.model_copy(update={"made_for": choice.made_for or found.name})
 
 
 def _settings(arguments: argparse.Namespace) -> "RunSettings":

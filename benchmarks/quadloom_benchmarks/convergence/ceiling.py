@@ -4,6 +4,7 @@ Every figure is found once and kept in the folder of the race.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from quadloom_benchmarks.processes import run_each
 from quadloom_runtime.contract.manifest import FamilyManifest, MemberKey, Value
 from quadloom_runtime.contract.wire import Evaluation
 from quadloom_runtime.durable_files import write_atomically
-from quadloom_runtime.errors import TrainingDivergedError
+from quadloom_runtime.errors import QuadloomError, TrainingDivergedError
 from quadloom_runtime.family_folder import file_sha256
 from quadloom_server.family import open_family
 from quadloom_server.held_out import held_out_evaluator
@@ -92,6 +93,21 @@ def find_ceiling(inputs: Inputs, settings: RunSettings, grid: Grid, *, epochs: i
     wanted.append((replace(chosen, head_only=True), inputs.family, SEEDS[0], work))
     *runs, head = run_each(_trained, wanted, jobs=jobs, remedy=REMEDY)
     return Ceiling(start=_start(inputs, settings, work), head=head, runs=tuple(runs), choice=choice, epochs=epochs)
+
+
+def check_ceiling(ceiling: Ceiling, inputs: Inputs, settings: RunSettings, work: Path) -> None:
+    """Check that the ceiling of another race is of this model and this held-out text: untrained, both score alike.
+
+    Raises:
+        QuadloomError: they do not.
+    """
+    here, there = _start(inputs, settings, work), ceiling.start
+    if here.examples != there.examples or not math.isclose(here.loss, there.loss, rel_tol=1e-4):
+        raise QuadloomError(
+            f"--ceiling-from is of another model or text: untrained, loss {there.loss:.6f} on {there.examples} "
+            f"examples, here {here.loss:.6f} on {here.examples}",
+            remedy="name a race on the same --family and --eval, or leave --ceiling-from out",
+        )
 
 
 def _validated(training: CentralTraining, family: Path, seed: int, work: Path) -> float:

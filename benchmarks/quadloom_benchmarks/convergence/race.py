@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from quadloom_benchmarks.convergence.ceiling import find_ceiling
+from quadloom_benchmarks.convergence.ceiling import Ceiling, check_ceiling, find_ceiling
 from quadloom_benchmarks.convergence.found import Convergence, Row, as_run, diverged_run
 from quadloom_benchmarks.convergence.grid import Choice, Grid
 from quadloom_benchmarks.convergence.play import REMEDY, Play, play
@@ -26,6 +26,7 @@ class Race:
         name: of fleet and split.
         plays: what all runs have in common.
         grid: learning rates of the methods, `ceiling_grid` of central training.
+        ceiling: of another race on the same text, if it is not to be found again.
         choices: made already, by method; if any, all of them, and nothing is tried.
         methods: the first is ours.
         evaluations: of each run, the closer the earlier.
@@ -36,6 +37,7 @@ class Race:
     plays: Play
     grid: Grid
     ceiling_grid: Grid
+    ceiling: Ceiling | None
     choices: Mapping[str, Choice]
     methods: Sequence[str]
     seeds: Sequence[int]
@@ -52,8 +54,7 @@ def run_race(race: Race, *, jobs: int) -> Convergence:
     """
     _check(race)
     times = closer_early(race.evaluations, budget_s=race.plays.budget_s)
-    inputs, settings = race.plays.inputs, race.plays.settings
-    ceiling = find_ceiling(inputs, settings, race.ceiling_grid, epochs=race.ceiling_epochs, jobs=jobs, work=race.work)
+    inputs, ceiling = race.plays.inputs, _ceiling(race, jobs=jobs)
     choices = race.choices or tuned(
         race.plays, race.methods, race.grid, evaluations=race.evaluations, work=race.work, jobs=jobs
     )
@@ -84,6 +85,15 @@ def run_race(race: Race, *, jobs: int) -> Convergence:
         ceiling=ceiling,
         rows=tuple(rows),
     )
+
+
+def _ceiling(race: Race, *, jobs: int) -> Ceiling:
+    """Of another race, or found here."""
+    inputs, settings, work = race.plays.inputs, race.plays.settings, race.work
+    if race.ceiling is None:
+        return find_ceiling(inputs, settings, race.ceiling_grid, epochs=race.ceiling_epochs, jobs=jobs, work=work)
+    check_ceiling(race.ceiling, inputs, settings, work)
+    return race.ceiling
 
 
 def _played(run: Play, method: str, learning_rate: float, work: Path) -> SimulationResult | int:

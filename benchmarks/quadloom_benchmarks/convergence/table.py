@@ -50,10 +50,11 @@ def _ceiling(found: Convergence) -> str:
     """What the targets are worth: a share of the ceiling may be less than what the head alone reaches."""
     ceiling = found.ceiling
     runs = [100 * each.accuracy for each in ceiling.runs]
+    made_for = f" in the race {ceiling.choice.made_for}" if ceiling.choice.made_for else ""
     way = ", ".join(f"{100 * share:.0f} % is {100 * ceiling.way(found.target(share)):.0f} %" for share in SHARES)
     return (
         f"in one place, {ceiling.epochs} epochs: ceiling {100 * ceiling.accuracy:.2f} % ({min(runs):.2f} to "
-        f"{max(runs):.2f}, {len(runs)} seeds, rate {ceiling.choice.learning_rate:g}); head alone "
+        f"{max(runs):.2f}, {len(runs)} seeds, rate {ceiling.choice.learning_rate:g}{made_for}); head alone "
         f"{100 * ceiling.head.accuracy:.2f} %; untrained {100 * ceiling.start.accuracy:.2f} %, and of the way from "
         f"there to the ceiling {way}, the head alone {100 * ceiling.way(ceiling.head.accuracy):.0f} %"
     )
