@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The races of docs/race.md, from text and model to docs/race-NAME.json and .svg: all of them, or those that are named.
+# The races of docs/race.md, from text and model to docs/race-NAME.json and .svg: all methods in every setting, or those
+# that are named. Of these alone, too: slowest, parts, slow-links, ranks, ranks-nouns, ranks-by-link, ranks-by-link-nouns.
 # Hours on two cores; interrupted, a race goes on. The families are measured first: leave the machine alone for that.
 #
 #   benchmarks/race.sh [middle-group ...]      with PYTHON=.venv/bin/python, or `make race RACES=middle-group`
@@ -62,17 +63,14 @@ run() { # NAME
         race slowest-1e-3 family-movies movies --setting middle-group --methods depth-only "${CEILING[@]}" \
             --learning-rates 1e-3 --budget-virtual-s 100 --evaluations 12
         ;;
-    middle-iid) # shorter, with the rates of middle-group
+    middle-iid | low-iid | high-iid | low-group | high-group) # shorter, with the rates of middle-group
         half
         family family-movies --num-labels 2 --depths 1-6
-        race "$1" family-movies movies-half --setting "$1" --methods "$MOST" "${RATES[@]}" --ceiling-learning-rates 2e-3 \
-            --budget-virtual-s 16 --evaluations 6
-        ;;
-    low-group | high-group | low-iid | high-iid)
-        half
-        family family-movies --num-labels 2 --depths 1-6
-        race "$1" family-movies movies-half --setting "$1" --methods "$MOST" "${RATES[@]}" "${HALF_CEILING[@]}" \
-            --budget-virtual-s 20 --evaluations 6
+        local ceiling=("${HALF_CEILING[@]}") seconds=16
+        if [ "$1" = middle-iid ]; then ceiling=(--ceiling-learning-rates 2e-3); fi
+        if [[ $1 == *-group ]]; then seconds=20; fi
+        race "$1" family-movies movies-half --setting "$1" --methods "$MOST" "${RATES[@]}" "${ceiling[@]}" \
+            --budget-virtual-s "$seconds" --evaluations 6
         ;;
     parts) # what of the gain is due to which part
         half
@@ -120,5 +118,9 @@ run() { # NAME
     esac
 }
 
-[ $# -gt 0 ] || set -- middle-group slowest ranks ranks-nouns ranks-by-link ranks-by-link-nouns slow-links parts middle-iid high-group low-group nouns high-iid low-iid
-for name in "$@"; do run "$name"; done
+[ $# -gt 0 ] || set -- middle-group middle-iid high-group low-group nouns high-iid low-iid
+for name in "$@"; do
+    SECONDS=0
+    run "$name"
+    echo "race.sh: $name took $((SECONDS / 60)) minutes this time" >&2
+done
